@@ -1,0 +1,90 @@
+"""Closes the two gaps between mmsegmentation 1.2.2, mmengine 0.10.7 and current torch, and nothing else.
+
+Both functions do nothing where the gap does not exist: with full mmcv, or an mmengine that torch can load from.
+"""
+
+import importlib
+import importlib.util
+import pickle
+import sys
+from types import ModuleType
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+
+MMCV_EXTENSION = 'mmcv._ext'
+
+
+class _MissingOps(ModuleType):
+    """Stands in for the compiled ``mmcv._ext`` of full mmcv: every name is an operator that raises when called."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__'):
+            raise AttributeError(name)
+
+        def missing_op(*args: Any, **kwargs: Any) -> NoReturn:
+            raise RuntimeError(
+                f'mmcv operator {name!r} is compiled code that mmcv-lite does not carry. A model that uses it needs '
+                'full mmcv: pip uninstall mmcv-lite; pip install --no-build-isolation mmcv==2.1.0'
+            )
+
+        return missing_op
+
+
+def allow_mmcv_lite() -> None:
+    """Let ``mmseg`` import with mmcv-lite.
+
+    mmseg imports ``mmcv.ops`` unconditionally, which wants the compiled ``mmcv._ext``. The stand-in is removed right
+    after, because ``mmengine.utils.dl_utils.mmcv_full_available`` takes its presence for full mmcv.
+
+    Raises:
+        ImportError: Neither mmcv nor mmcv-lite is installed.
+    """
+    if importlib.util.find_spec('mmcv') is None:
+        raise ImportError(
+            'crack_plugin needs mmcv. Install it with `pip install mmcv-lite==2.1.0` (no compiler needed), or keep '
+            'the full mmcv 2.1 of your OpenMMLab environment.'
+        )
+    if importlib.util.find_spec(MMCV_EXTENSION) is not None or 'mmcv.ops' in sys.modules:
+        return
+    sys.modules[MMCV_EXTENSION] = _MissingOps(MMCV_EXTENSION)
+    try:
+        importlib.import_module('mmcv.ops')
+    finally:
+        del sys.modules[MMCV_EXTENSION]
+
+
+def _history_statistic(owner: object, name: str) -> Any:
+    """Resolve the one use that a pickled ``HistoryBuffer`` makes of ``getattr``: its own public methods by name."""
+    if owner is not HistoryBuffer or name.startswith('_') or name not in vars(HistoryBuffer):
+        raise pickle.UnpicklingError(f'a checkpoint may not look up {name!r} of {owner!r}')
+    return getattr(owner, name)
+
+
+def allow_mmengine_checkpoints() -> None:
+    """Let ``torch.load`` (``weights_only=True``, the default since 2.6) read the checkpoints mmengine writes.
+
+    What is allowed are data containers and the look-up of a ``HistoryBuffer``'s statistics (in place of the
+    ``getattr`` that mmengine pickles), so an untrusted file still cannot run code.
+    """
+    safe = torch.serialization.get_safe_globals()
+    if HistoryBuffer in safe:
+        return
+    reconstruct = np.empty(0).__reduce__()[0]
+    scalar = np.float64(0).__reduce__()[0]
+    torch.serialization.add_safe_globals(
+        [
+            HistoryBuffer,
+            np.ndarray,
+            np.dtype,
+            reconstruct,
+            scalar,
+            # numpy 1 wrote the same two functions under this path
+            (reconstruct, 'numpy.core.multiarray._reconstruct'),
+            (scalar, 'numpy.core.multiarray.scalar'),
+            (_history_statistic, 'builtins.getattr'),
+            *(type(np.dtype(code)) for code in ('f4', 'f8', 'i4', 'i8', 'u1', 'b1')),
+        ]
+    )
