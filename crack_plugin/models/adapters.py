@@ -1,0 +1,223 @@
+"""LoRA in, out and merged: all that touches ``peft``."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import torch
+from mmengine.logging import print_log
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+CONFIG_FILE = 'adapter_config.json'
+WEIGHTS_FILE = 'adapter_model.safetensors'
+BASE_HASH = 'base_hash'
+"""Key of the base weights' hash in the metadata of ``adapter_model.safetensors``, where plain PEFT ignores it."""
+
+
+class AdapterError(ValueError):
+    """An adapter does not fit; the message names its folder and says what to do."""
+
+
+def inject(model: nn.Module, lora: Mapping[str, Any]) -> PeftModel:
+    """Put fresh LoRA adapters (B = 0) into ``model``; only they require gradients afterwards.
+
+    Args:
+        model: Any model whose linear layers ``lora['target_modules']`` names.
+        lora: Arguments of ``peft.LoraConfig``.
+
+    Raises:
+        AdapterError: ``target_modules`` matches nothing, or an argument is unknown to PEFT.
+    """
+    try:
+        return get_peft_model(model, LoraConfig(**lora))
+    except (TypeError, ValueError) as error:
+        raise AdapterError(f'lora={dict(lora)!r} was refused by PEFT: {error}') from error
+
+
+def inject_from(model: nn.Module, folder: str | Path, lora: Mapping[str, Any] | None, base_hash: str) -> PeftModel:
+    """Put a saved adapter into ``model``, every one of its weights accounted for.
+
+    The structure (rank, alpha, targets) is the saved adapter's own; of ``lora`` the dropout is taken, because it is a
+    matter of training, and what else differs is logged.
+
+    Args:
+        model: The base model.
+        folder: PEFT adapter folder.
+        lora: Arguments of ``peft.LoraConfig`` that the caller expected, or None.
+        base_hash: Hash of the base weights, compared with the adapter's if that carries one.
+
+    Raises:
+        AdapterError: The folder is no adapter, is damaged, was made for another base, or does not fit the model.
+    """
+    folder = Path(folder)
+    weights, made_for = _read_weights(folder)
+    check_base(made_for, base_hash, str(folder))
+    config = _read_config(folder)
+    config.inference_mode = False
+    if lora is not None:
+        _adopt(config, LoraConfig(**lora), folder)
+    try:
+        peft_model = get_peft_model(model, config)
+    except ValueError as error:
+        raise AdapterError(f'adapter {folder} does not fit the base model: {error}') from error
+    load_weights(peft_model, weights, str(folder))
+    return peft_model
+
+
+def load_weights(model: PeftModel, weights: Mapping[str, Tensor], source: str) -> None:
+    """Copy adapter weights under PEFT's names into ``model``.
+
+    Raises:
+        AdapterError: A weight is missing, surplus, or of another shape.
+    """
+    expected = _named_weights(model)
+    missing, surplus = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    if missing or surplus:
+        raise AdapterError(
+            f'adapter {source} does not match the model: {len(missing)} weights are missing {missing[:3]}, {len(surplus)} '
+            f'are not in the model {surplus[:3]}. Was it trained on another base, or with other target_modules?'
+        )
+    for name, parameter in expected.items():
+        if parameter.shape != weights[name].shape:
+            raise AdapterError(
+                f'adapter {source}: {name} has shape {tuple(weights[name].shape)}, the model wants '
+                f'{tuple(parameter.shape)}. It was trained on another base or with another rank.'
+            )
+    with torch.no_grad():
+        for name, parameter in expected.items():
+            parameter.copy_(weights[name])
+
+
+def save(model: PeftModel, folder: str | Path, base_name: str | None, base_hash: str) -> None:
+    """Write a PEFT adapter folder: ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Each file is written under a temporary name and moved, so an interrupted save leaves the former one whole.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = model.peft_config['default']
+    config.base_model_name_or_path = base_name
+    training, config.inference_mode = config.inference_mode, True
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in _named_weights(model).items()}
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        save_file(weights, str(Path(scratch) / WEIGHTS_FILE), metadata={'format': 'pt', BASE_HASH: base_hash})
+        config.save_pretrained(scratch)
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            os.replace(Path(scratch) / name, folder / name)
+    config.inference_mode = training
+
+
+def merge(model: PeftModel) -> nn.Module:
+    """Fold LoRA into the weights and return the plain base model.
+
+    Raises:
+        AdapterError: A weight would become NaN or infinite.
+    """
+    try:
+        return model.merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise AdapterError(f'the adapter cannot be merged: {error}') from error
+
+
+def graft(model: PeftModel, whole: nn.Module) -> nn.Module:
+    """Fold the adapters of ``model`` into ``whole``, the same base with all its modules, in ``whole``'s precision."""
+    config = model.peft_config['default']
+    grafted = get_peft_model(whole, LoraConfig(**config.to_dict()))
+    load_weights(grafted, _named_weights(model), 'in memory')
+    return merge(grafted)
+
+
+def set_training(model: nn.Module, mode: bool) -> None:
+    """Put the adapters' dropout, and nothing else, into training or evaluation mode."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.lora_dropout.train(mode)
+
+
+def has_adapter(module: nn.Module) -> bool:
+    """Whether any layer inside ``module`` carries an adapter."""
+    return any(isinstance(child, BaseTunerLayer) for child in module.modules())
+
+
+def is_adapted(model: nn.Module) -> TypeGuard[PeftModel]:
+    """Whether ``model`` came from :func:`inject` or :func:`inject_from` and was not merged."""
+    return isinstance(model, PeftModel)
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The Hugging Face model, with adapters in place if there are any."""
+    return model.get_base_model() if is_adapted(model) else model
+
+
+def base_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Weights of the base model under its own names, without the adapters'."""
+    state = base_model(model).state_dict()
+    return {name.replace('.base_layer.', '.'): value for name, value in state.items() if 'lora_' not in name}
+
+
+def check_base(made_for: str | None, base_hash: str, source: str) -> None:
+    """Compare the hash of the base that something was trained on with that of the base at hand.
+
+    Raises:
+        AdapterError: They differ.
+    """
+    if made_for is None:
+        print_log(
+            f'{source} does not say which base weights it was trained on: checked by names and shapes only',
+            logger='current',
+            level=30,
+        )
+    elif made_for != base_hash:
+        raise AdapterError(
+            f'{source} was trained on other base weights (hash {made_for[:12]}, the base at hand has {base_hash[:12]}): '
+            'its adapters mean nothing here. Point `base` at the model it was trained on.'
+        )
+
+
+def _named_weights(model: PeftModel) -> dict[str, Tensor]:
+    """Adapter weights under the names of ``adapter_model.safetensors``, as the parameters themselves."""
+    parameters = dict(model.named_parameters())
+    return get_peft_model_state_dict(model, state_dict=parameters, adapter_name='default', save_embedding_layers=False)
+
+
+def _read_weights(folder: Path) -> tuple[dict[str, Tensor], str | None]:
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise AdapterError(
+            f'{folder} is no PEFT adapter: it has no {WEIGHTS_FILE}. Give the folder that save_adapter or '
+            'PeftModel.save_pretrained wrote (pickled adapter_model.bin files are not read).'
+        )
+    try:
+        with safe_open(str(path), framework='pt') as file:
+            metadata = file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata.get(BASE_HASH)  # noqa: SIM118
+    except SafetensorError as error:
+        raise AdapterError(f'{path} is damaged or cut short ({error}). Copy it again, or use another epoch.') from error
+
+
+def _read_config(folder: Path) -> LoraConfig:
+    if not (folder / CONFIG_FILE).is_file():
+        raise AdapterError(f'{folder} is no PEFT adapter: it has no {CONFIG_FILE}.')
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (TypeError, ValueError, KeyError) as error:
+        raise AdapterError(f'{folder / CONFIG_FILE} is no PEFT configuration: {error}') from error
+    if not isinstance(config, LoraConfig):
+        raise AdapterError(f'{folder} is a {config.peft_type} adapter; only LoRA is supported.')
+    return config
+
+
+def _adopt(config: LoraConfig, wanted: LoraConfig, folder: Path) -> None:
+    config.lora_dropout = wanted.lora_dropout
+    names = ('r', 'lora_alpha', 'target_modules', 'bias', 'use_rslora', 'use_dora', 'rank_pattern', 'alpha_pattern')
+    differing = [name for name in names if getattr(config, name) != getattr(wanted, name)]
+    if differing:
+        values = ', '.join(f'{name}={getattr(config, name)!r} (not {getattr(wanted, name)!r})' for name in differing)
+        print_log(f"adapter {folder} differs from model.lora; the adapter's own hold: {values}", logger='current')

@@ -1,0 +1,304 @@
+"""The semantic path through Hugging Face ``Sam3Model``; the only module that knows its internals.
+
+Image -> ViT -> neck -> DETR encoder (attends to the prompt) -> prompt cross-attention -> pixel decoder -> one logit per
+pixel. The DETR decoder, the geometry encoder, the scoring and the instance masks have no part in it.
+"""
+
+import copy
+import gzip
+import hashlib
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+from transformers import CLIPTokenizer, PreTrainedTokenizerBase, Sam3Config
+from transformers.models.sam3.modeling_sam3 import Sam3Model
+
+PROMPT_LENGTH = 32
+"""Tokens a prompt is padded to, as SAM 3's processor does."""
+
+UNUSED = (
+    'geometry_encoder',
+    'detr_decoder',
+    'dot_product_scoring',
+    'mask_decoder.mask_embedder',
+    'mask_decoder.instance_projection',
+    'text_encoder.text_projection',
+)
+"""Modules of ``Sam3Model`` without a path to the semantic logits, besides surplus layers of the two pyramids."""
+
+
+class BaseModelError(OSError):
+    """The base model could not be read; the message says what to do."""
+
+
+def load_base(base: str | dict[str, Any], image_size: int | None = None) -> tuple[Sam3Model, PreTrainedTokenizerBase]:
+    """Build a SAM 3 with its tokenizer.
+
+    Args:
+        base: Hub id, local folder, or overrides of ``Sam3Config`` for a random model (with ``seed``, default 0).
+        image_size: Side of the model's square input in pixels; None keeps the base's own.
+
+    Returns:
+        The model in eval mode, and the tokenizer of its text encoder.
+
+    Raises:
+        BaseModelError: The hub refused, could not be reached, or the folder holds no SAM 3.
+        ValueError: ``image_size`` does not fill the ViT's attention windows.
+    """
+    if isinstance(base, dict):
+        overrides = copy.deepcopy(dict(base))
+        seed = overrides.pop('seed', 0)
+        if isinstance(overrides.get('vision_config'), dict) and 'backbone_config' in overrides['vision_config']:
+            overrides['vision_config']['backbone_config'].setdefault('model_type', 'sam3_vit_model')
+        config = Sam3Config(**overrides)
+        _set_image_size(config, image_size)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = Sam3Model(config)
+        tokenizer = clip_tokenizer()
+    else:
+        _check_folder(base)
+        try:
+            config = Sam3Config.from_pretrained(base)
+            # The hub's facebook/sam3 is a video model: the image model is its detector.
+            detector = getattr(config, 'detector_config', None)
+            if detector is not None:
+                config = Sam3Config(**detector) if isinstance(detector, dict) else detector
+            _set_image_size(config, image_size)
+            model, report = Sam3Model.from_pretrained(base, config=config, output_loading_info=True)
+        except OSError as error:
+            raise BaseModelError(_unavailable(base, error)) from error
+        if report['missing_keys']:
+            missing = sorted(report['missing_keys'])
+            raise BaseModelError(
+                f'base={base!r} is not a whole SAM 3: {len(missing)} weights are missing, the first is {missing[0]!r}. '
+                'Point base at a folder that Sam3Model.save_pretrained wrote, or at the hub id facebook/sam3.'
+            )
+        tokenizer = _load_tokenizer(base)
+    _restore_positions(model)
+    if model.config.text_config.vocab_size < len(tokenizer):
+        raise ValueError(
+            f'text_config.vocab_size={model.config.text_config.vocab_size} is smaller than the tokenizer of the prompts '
+            f'({len(tokenizer)} tokens). Leave vocab_size at {len(tokenizer)} and cut text_config.hidden_size instead.'
+        )
+    return model.eval(), tokenizer
+
+
+def clip_tokenizer() -> PreTrainedTokenizerBase:
+    """Build CLIP's tokenizer, which is SAM 3's, from the BPE merges that mmsegmentation carries."""
+    spec = find_spec('mmseg')
+    assert spec is not None and spec.origin is not None
+    merges_file = Path(spec.origin).parent / 'utils' / 'bpe_simple_vocab_16e6.txt.gz'
+    lines = gzip.decompress(merges_file.read_bytes()).decode('utf-8').split('\n')
+    # CLIP's vocabulary: 256 bytes, the same ending a word, 48,894 merges, two special tokens: 49,408.
+    merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
+    alphabet = _byte_alphabet()
+    words = [*alphabet, *(f'{letter}</w>' for letter in alphabet), *(''.join(pair) for pair in merges)]
+    vocabulary = {word: index for index, word in enumerate([*words, '<|startoftext|>', '<|endoftext|>'])}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=PROMPT_LENGTH)
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Tokenize prompts as SAM 3's processor does.
+
+    Returns:
+        Token ids and attention mask, both of shape (K, 32).
+
+    Raises:
+        ValueError: A prompt is longer than 32 tokens.
+    """
+    for prompt in prompts:
+        length = len(tokenizer(prompt).input_ids)
+        if length > PROMPT_LENGTH:
+            raise ValueError(f'prompt {prompt!r} has {length} tokens, SAM 3 reads {PROMPT_LENGTH}. Shorten it.')
+    tokens = tokenizer(list(prompts), padding='max_length', max_length=PROMPT_LENGTH, return_tensors='pt')
+    return tokens.input_ids, tokens.attention_mask
+
+
+def base_hash(model: nn.Module) -> str:
+    """SHA-256 over names, shapes and bytes of all weights (of shapes alone on the meta device)."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f'{name} {tuple(tensor.shape)}'.encode())
+        if not tensor.is_meta:
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def input_size(model: Sam3Model) -> int:
+    """Side of the model's square input in pixels."""
+    return int(model.config.vision_config.backbone_config.image_size)
+
+
+def unused_modules(model: Sam3Model) -> list[str]:
+    """Names of the modules, of those still there, that the semantic logits do not depend on."""
+    # The neck's last level is not handed on, and the pixel decoder takes one step fewer than it has levels.
+    levels = len(model.config.vision_config.scale_factors)
+    steps = model.config.mask_decoder_config.num_upsampling_stages
+    surplus = [f'vision_encoder.neck.fpn_layers.{levels - 1}']
+    for step in range(levels - 2, steps):
+        surplus += [f'mask_decoder.pixel_decoder.conv_layers.{step}', f'mask_decoder.pixel_decoder.norms.{step}']
+    present = dict(model.named_modules())
+    return [name for name in (*UNUSED, *surplus) if name in present]
+
+
+def drop_modules(model: Sam3Model, names: Sequence[str]) -> None:
+    """Free the named modules. An emptied module keeps its place, so no other weight changes its name."""
+    for name in names:
+        parent, _, child = name.rpartition('.')
+        setattr(model.get_submodule(parent), child, nn.Identity())
+
+
+def encode_prompts(model: Sam3Model, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Encode tokenized prompts.
+
+    Args:
+        model: SAM 3 with its text encoder.
+        input_ids: Token ids, shape (K, L).
+        attention_mask: 1 for a token, 0 for padding, shape (K, L).
+
+    Returns:
+        Prompt features, shape (K, L, C).
+    """
+    # Not Sam3Model.get_text_features: that runs CLIP's projection of the pooled token too, which nothing reads.
+    hidden = model.text_encoder.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    return model.text_projection(hidden)
+
+
+def encode_images(model: Sam3Model, pixel_values: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Run ViT and neck.
+
+    Args:
+        model: SAM 3.
+        pixel_values: Normalised images, shape (N, 3, S, S).
+
+    Returns:
+        Feature pyramid, fine to coarse, shapes (N, C, 4s, 4s), (N, C, 2s, 2s), (N, C, s, s) with s = S / 14 in
+        SAM 3; and the position encoding of the coarsest, shape (N, C, s, s).
+    """
+    backbone = model.vision_encoder.backbone
+    hidden = backbone(pixel_values).last_hidden_state
+    side = pixel_values.shape[-1] // backbone.config.patch_size
+    grid = hidden.view(len(hidden), side, side, -1).permute(0, 3, 1, 2)
+    neck = model.vision_encoder.neck
+    pyramid = [layer(grid) for layer in neck.fpn_layers[:-1]]
+    coarsest = pyramid[-1]
+    return pyramid, neck.position_encoding(coarsest.shape, coarsest.device, coarsest.dtype)
+
+
+def decode_semantic(
+    model: Sam3Model, pyramid: list[Tensor], positions: Tensor, prompts: Tensor, prompt_mask: Tensor
+) -> Tensor:
+    """Run the prompt-dependent part once for every pair of image and prompt.
+
+    Args:
+        model: SAM 3.
+        pyramid: Image features of N images from :func:`encode_images`.
+        positions: Position encoding of the coarsest features.
+        prompts: Features of K prompts, shape (K, L, C).
+        prompt_mask: True for a token, False for padding, shape (K, L).
+
+    Returns:
+        Semantic logits, shape (N, K, 4s, 4s).
+    """
+    images, classes = len(pyramid[0]), len(prompts)
+    pyramid = [_pair(level, classes) for level in pyramid]
+    prompts = prompts.repeat(images, 1, 1)
+    prompt_mask = prompt_mask.repeat(images, 1)
+    encoded = model.detr_encoder(
+        vision_features=[pyramid[-1]],
+        text_features=prompts,
+        vision_pos_embeds=[_pair(positions, classes)],
+        text_mask=prompt_mask,
+    ).last_hidden_state
+    pixels = _embed_pixels(model.mask_decoder, pyramid, encoded, prompts, prompt_mask)
+    return model.mask_decoder.semantic_projection(pixels).unflatten(0, (images, classes)).squeeze(2)
+
+
+def _embed_pixels(
+    decoder: nn.Module, pyramid: list[Tensor], encoded: Tensor, prompts: Tensor, prompt_mask: Tensor
+) -> Tensor:
+    """``Sam3MaskDecoder.forward`` up to its pixel embeddings; it has no entry that leaves the instance masks out."""
+    from transformers.models.sam3.modeling_sam3 import create_bidirectional_mask
+
+    normed = decoder.prompt_cross_attn_norm(encoded)
+    mask = create_bidirectional_mask(
+        config=decoder.config, inputs_embeds=normed, encoder_hidden_states=prompts, attention_mask=prompt_mask
+    )
+    attended, _ = decoder.prompt_cross_attn(query=normed, key=prompts, value=prompts, attention_mask=mask)
+    encoded = encoded + decoder.prompt_cross_attn_dropout(attended)
+    return decoder._embed_pixels(backbone_features=pyramid, encoder_hidden_states=encoded)
+
+
+def _pair(features: Tensor, classes: int) -> Tensor:
+    """Repeat (N, ...) to (N * K, ...), all prompts of an image side by side."""
+    return features.repeat_interleave(classes, dim=0) if classes > 1 else features
+
+
+def _set_image_size(config: Sam3Config, image_size: int | None) -> None:
+    if image_size is None:
+        return
+    vit = config.vision_config.backbone_config
+    window = vit.patch_size * vit.window_size
+    if image_size < window or image_size % window:
+        raise ValueError(
+            f'image_size={image_size} does not fill the attention windows of the ViT: choose a multiple of {window}, '
+            f'for example {max(1, round(image_size / window)) * window}.'
+        )
+    config.image_size = image_size
+
+
+def _restore_positions(model: Sam3Model) -> None:
+    """Rebuild the rotary positions in fp32: a checkpoint loaded in bf16 has them rounded to 1/8 of their spacing."""
+    for layer in model.vision_encoder.backbone.layers:
+        device = layer.position_ids.device
+        layer.position_ids = layer.precompute_positions(layer.config, layer.window_size).float().to(device)
+        rotary = layer.rotary_emb
+        rotary.inv_freq, rotary.attention_scaling = rotary.compute_axial_rope_parameters(rotary.config, device)
+
+
+def _byte_alphabet() -> list[str]:
+    """The printable stand-ins of the 256 bytes in CLIP's order, as GPT-2's byte-level BPE defines them."""
+    printable = [*range(ord('!'), ord('~') + 1), *range(ord('¡'), ord('¬') + 1), *range(ord('®'), ord('ÿ') + 1)]
+    others = 256 - len(printable)
+    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(others)]
+
+
+def _check_folder(base: str) -> None:
+    path = Path(base).expanduser()
+    looks_local = path.is_absolute() or base.startswith(('.', '~')) or base.count('/') > 1
+    if looks_local and not path.is_dir():
+        raise BaseModelError(
+            f'base={base!r} is no folder. Give a folder that holds config.json and model.safetensors of a SAM 3, or '
+            'the hub id facebook/sam3.'
+        )
+
+
+def _load_tokenizer(base: str) -> PreTrainedTokenizerBase:
+    names = ('tokenizer.json', 'vocab.json')
+    if Path(base).is_dir() and not any((Path(base) / name).is_file() for name in names):
+        print_log(f'{base} holds no tokenizer: using CLIP\'s, which is SAM 3\'s', logger='current')
+        return clip_tokenizer()
+    try:
+        return CLIPTokenizer.from_pretrained(base)
+    except OSError as error:
+        raise BaseModelError(_unavailable(base, error)) from error
+
+
+def _unavailable(base: str, error: OSError) -> str:
+    if Path(base).is_dir():
+        return (
+            f'base={base!r} could not be read as a SAM 3: {error} Give a folder that Sam3Model.save_pretrained wrote '
+            '(config.json and model.safetensors).'
+        )
+    cause = str(error).strip().splitlines()[0]
+    return (
+        f'base={base!r} could not be had from the Hugging Face hub: {cause} SAM 3 is a gated model: accept its licence '
+        'at https://huggingface.co/facebook/sam3, then run `hf auth login` with your token. On a machine without '
+        'network, copy the model folder there and set base to its path.'
+    )

@@ -1,0 +1,440 @@
+"""SAM 3, conditioned on a text prompt and fine-tuned by LoRA, as an MMSegmentation segmentor."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import ConfigDict
+from mmengine.logging import print_log
+from mmengine.structures import PixelData
+from mmseg.models.segmentors import EncoderDecoder, SegTTAModel
+from mmseg.models.segmentors.base import BaseSegmentor
+from mmseg.registry import MODELS
+from mmseg.utils import OptSampleList, SampleList
+from torch import Tensor, nn
+
+from crack_plugin.models import adapters, sam3_semantic
+
+PREPROCESSOR = {
+    'type': 'SegDataPreProcessor',
+    'mean': [127.5] * 3,
+    'std': [127.5] * 3,
+    'bgr_to_rgb': True,
+    'size_divisor': 1,
+    'pad_val': 0,
+    'seg_pad_val': 255,
+}
+REFERENCE_LORA = {
+    'r': 8,
+    'lora_alpha': 16,
+    'lora_dropout': 0.1,
+    'target_modules': ['q_proj', 'k_proj', 'v_proj', 'o_proj'],
+}
+IGNORE_INDEX = 255
+
+
+@MODELS.register_module()
+class SAM3TextLoRA(EncoderDecoder):
+    """Segment what text prompts name, with SAM 3's semantic output and LoRA adapters.
+
+    An ordinary (K + 1)-class segmentor: channel 0 of ``seg_logits`` is the background and always 0, channel k is SAM
+    3's semantic logit for prompt k. Softmax over [0, z] is sigmoid(z), so stock losses, metrics and visualizers apply.
+
+    Args:
+        base: Hub id, local folder, or overrides of ``Sam3Config`` (and ``seed``) for a random model.
+        prompts: One text prompt per foreground class, in the order of the dataset's classes.
+        data_preprocessor: Defaults to SAM 3's own normalisation.
+        lora: Arguments of ``peft.LoraConfig``; None for no adapters (zero-shot).
+        adapter: PEFT adapter folder to start from, ours or one saved by plain PEFT.
+        trainable: 'lora' trains the adapters, 'all' every weight of the semantic path.
+        image_size: Side in pixels of the square that images are stretched to; None for the base's own (1008).
+        loss_decode: One MMSeg loss or a list, applied to (N, K + 1, H, W) logits and (N, H, W) labels.
+        threshold: A pixel is foreground where 1 - p(background) exceeds it. Acts on ``pred_sem_seg`` alone.
+        test_cfg: ``dict(mode='whole')`` or ``dict(mode='slide', crop_size=(h, w), stride=(h, w))``.
+        decode_head: Read by stock tools (get_flops.py) from the config; SAM 3 brings its own head, so
+            ``dict(type='Sam3MaskDecoder')`` is all it may say.
+        pretrained, train_cfg, init_cfg: None; ``mmseg.apis.init_model`` sets them on every model.
+
+    Raises:
+        ValueError: An argument is out of its range, or an adapter does not fit.
+        OSError: The base cannot be had.
+    """
+
+    def __init__(
+        self,
+        base: str | dict[str, Any] = 'facebook/sam3',
+        prompts: Sequence[str] = ('crack',),
+        data_preprocessor: dict | None = None,
+        lora: dict[str, Any] | None = REFERENCE_LORA,
+        adapter: str | None = None,
+        trainable: str = 'lora',
+        image_size: int | None = None,
+        loss_decode: dict | list[dict] = {'type': 'ForegroundDiceLoss'},  # noqa: B006
+        threshold: float = 0.5,
+        test_cfg: dict | None = None,
+        decode_head: dict | None = None,
+        pretrained: None = None,
+        train_cfg: None = None,
+        init_cfg: None = None,
+    ) -> None:
+        _check_arguments(prompts, trainable, threshold)
+        _check_unused(decode_head, pretrained=pretrained, train_cfg=train_cfg, init_cfg=init_cfg)
+        # Built here, because BaseModel would look in mmengine's registry unless a default scope is set.
+        BaseSegmentor.__init__(self, data_preprocessor=MODELS.build(dict(data_preprocessor or PREPROCESSOR)))
+        self.base = base.to_dict() if isinstance(base, ConfigDict) else base
+        self.prompts = list(prompts)
+        self.trainable = trainable
+        self.threshold = threshold
+        self.train_cfg = None
+        self.test_cfg = ConfigDict(test_cfg or {'mode': 'whole'})
+        self.num_classes = self.out_channels = len(prompts) + 1
+        self.align_corners = False
+        losses = loss_decode if isinstance(loss_decode, (list, tuple)) else [loss_decode]
+        self.loss_decode = nn.ModuleList(MODELS.build(loss) for loss in losses)
+
+        sam3, tokenizer = sam3_semantic.load_base(self.base, image_size)
+        self.image_size = sam3_semantic.input_size(sam3)
+        self.base_hash = sam3_semantic.base_hash(sam3)
+        self.sam3 = self._with_adapters(sam3, lora, adapter)
+        self._drop_unused()
+        input_ids, prompt_mask = sam3_semantic.tokenize(tokenizer, self.prompts)
+        self.register_buffer('prompt_ids', input_ids, persistent=False)
+        self.register_buffer('prompt_mask', prompt_mask.bool(), persistent=False)
+        self.register_buffer('prompt_features', None, persistent=False)
+        self._set_trainable()
+        self._encode_frozen_prompts()
+        self._frozen_keys = self._untrained_keys()
+        self.register_state_dict_post_hook(_keep_trained_weights)
+        self.register_load_state_dict_post_hook(_refuse_partial_load)
+        self._log_parameters()
+
+    @property
+    def model(self) -> nn.Module:
+        """The Hugging Face ``Sam3Model``, adapters in place."""
+        return adapters.base_model(self.sam3)
+
+    def init_weights(self) -> None:
+        """Leave the weights alone: mmengine's recursion would reach Hugging Face's and randomise the adapters."""
+
+    def train(self, mode: bool = True) -> 'SAM3TextLoRA':
+        """Switch what trains; the frozen base stays in evaluation mode, or its own dropouts would wake up."""
+        super().train(mode)
+        if self.trainable == 'lora':
+            self.sam3.eval()
+            adapters.set_training(self.sam3, mode)
+        return self
+
+    def extract_feat(self, inputs: Tensor) -> list[Tensor]:
+        """Feature pyramid of images (N, 3, H, W), fine to coarse; see :func:`sam3_semantic.encode_images`."""
+        return sam3_semantic.encode_images(self.model, self._stretch(inputs, [_whole(inputs)] * len(inputs)))[0]
+
+    def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """Segment normalised images of any size.
+
+        Each image's own region (``img_shape``, the rest is padding) is stretched to the model's square, and its logits
+        back, so no result depends on the other images of the batch.
+
+        Args:
+            inputs: Normalised images, shape (N, 3, H, W).
+            batch_img_metas: N dicts, ``img_shape`` in each.
+
+        Returns:
+            Logits, shape (N, K + 1, H, W), fp32; channel 0 (background) is 0.
+        """
+        regions = [_region(inputs, meta) for meta in batch_img_metas]
+        pyramid, positions = sam3_semantic.encode_images(self.model, self._stretch(inputs, regions))
+        logits = sam3_semantic.decode_semantic(
+            self.model, pyramid, positions, self._encode_prompts(), self.prompt_mask
+        ).float()
+        return F.pad(_unstretch(logits, regions, _whole(inputs)), (0, 0, 0, 0, 1, 0))
+
+    def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
+        """Losses of a batch under their ``loss_name``, and ``train_iou``.
+
+        Args:
+            inputs: Normalised images, shape (N, 3, H, W).
+            data_samples: N samples with ``gt_sem_seg`` labels of shape (1, H, W), 255 where ignored.
+        """
+        logits = self.encode_decode(inputs, [sample.metainfo for sample in data_samples])
+        labels = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data_samples]).long()
+        losses: dict[str, Tensor] = {}
+        for loss in self.loss_decode:
+            value = loss(logits, labels, weight=None, ignore_index=IGNORE_INDEX)
+            losses[loss.loss_name] = losses[loss.loss_name] + value if loss.loss_name in losses else value
+        losses['train_iou'] = foreground_iou(threshold_labels(logits.detach(), self.threshold), labels, len(self.prompts))
+        return losses
+
+    def postprocess_result(self, seg_logits: Tensor, data_samples: OptSampleList = None) -> SampleList:
+        """As MMSeg's, with ``pred_sem_seg`` cut at ``threshold`` instead of by argmax."""
+        results = super().postprocess_result(seg_logits, data_samples)
+        for sample in results:
+            labels = threshold_labels(sample.seg_logits.data[None], self.threshold)
+            sample.set_data({'pred_sem_seg': PixelData(data=labels)})
+        return results
+
+    def _forward(self, inputs: Tensor, data_samples: OptSampleList = None) -> Tensor:
+        metas = [{}] * len(inputs) if data_samples is None else [sample.metainfo for sample in data_samples]
+        return self.encode_decode(inputs, metas)
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write a PEFT adapter folder that ``PeftModel.from_pretrained(Sam3Model.from_pretrained(base), folder)`` loads.
+
+        Raises:
+            ValueError: The model has no adapters.
+        """
+        adapters.save(
+            self._require_adapters(), folder, self.base if isinstance(self.base, str) else None, self.base_hash
+        )
+
+    def merge_adapter(self) -> None:
+        """Fold LoRA into the weights, in place. The model predicts the same, trains no more, and saves no adapters.
+
+        Raises:
+            ValueError: The model has no adapters.
+        """
+        self.sam3 = adapters.merge(self._require_adapters())
+        self.sam3.requires_grad_(False)
+        self.trainable = 'lora'
+        self._drop_unused()
+        self._encode_frozen_prompts()
+        self._frozen_keys = self._untrained_keys()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a whole Hugging Face SAM 3 with tokenizer, adapters merged and dropped modules taken from the base.
+
+        The folder is written under a temporary name and moved.
+
+        Raises:
+            FileExistsError: ``folder`` exists and is not empty.
+        """
+        folder = Path(folder)
+        if folder.is_dir() and any(folder.iterdir()):
+            raise FileExistsError(f'{folder} is not empty. Remove it, or save under another name.')
+        whole, tokenizer = sam3_semantic.load_base(self.base, self.image_size)
+        whole.load_state_dict({**whole.state_dict(), **adapters.base_weights(self.sam3)})
+        if adapters.is_adapted(self.sam3):
+            whole = adapters.graft(self.sam3, whole)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}-')
+        try:
+            whole.save_pretrained(scratch)
+            tokenizer.save_pretrained(scratch)
+            Path(scratch).chmod(0o755)
+            os.replace(scratch, folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, local_metadata: dict, *args: Any) -> None:
+        # With trainable='all' the checkpoint brings every weight of the path itself.
+        if self.trainable == 'lora':
+            adapters.check_base(local_metadata.get(adapters.BASE_HASH), self.base_hash, 'the checkpoint')
+        # mmengine would only log a weight of another shape, and go on without it.
+        for name, own in self.state_dict().items():
+            given = state_dict.get(prefix + name)
+            if given is not None and given.shape != own.shape:
+                raise adapters.AdapterError(
+                    f'the checkpoint does not fit the model: {name} has shape {tuple(given.shape)}, the model wants '
+                    f'{tuple(own.shape)}. Use the config it was trained with.'
+                )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+    def _with_adapters(self, sam3: nn.Module, lora: dict | None, adapter: str | None) -> nn.Module:
+        sam3.requires_grad_(False)
+        if adapter is not None:
+            return adapters.inject_from(sam3, adapter, lora, self.base_hash)
+        return adapters.inject(sam3, lora) if lora is not None else sam3
+
+    def _drop_unused(self) -> None:
+        """Free what the semantic path does not need; what carries an adapter stays, to be saved with the others."""
+        self._unused = sam3_semantic.unused_modules(self.model)
+        idle = [name for name in self._unused if not adapters.has_adapter(self.model.get_submodule(name))]
+        sam3_semantic.drop_modules(self.model, idle)
+
+    def _set_trainable(self) -> None:
+        """Decide what requires a gradient; an adapter without a path to the output would only trip up DDP."""
+        if self.trainable == 'all':
+            self.model.requires_grad_(True)
+        self._adapter_keys = {
+            f'sam3.{name}' for name, parameter in self.sam3.named_parameters() if 'lora_' in name
+        }
+        for name in self._unused:
+            self.model.get_submodule(name).requires_grad_(False)
+
+    def _encode_frozen_prompts(self) -> None:
+        """Encode the prompts once and free the text encoder, if nothing of it trains."""
+        text = (self.model.text_encoder, self.model.text_projection)
+        trains = self.trainable == 'all' or any(adapters.has_adapter(module) for module in text)
+        # A model on the meta device, built to be counted, has no values to encode.
+        if trains or self.prompt_ids.is_meta:
+            return
+        with torch.no_grad():
+            self.prompt_features = self._encode_prompts()
+        sam3_semantic.drop_modules(self.model, ['text_encoder', 'text_projection'])
+
+    def _encode_prompts(self) -> Tensor:
+        if self.prompt_features is not None:
+            return self.prompt_features
+        return sam3_semantic.encode_prompts(self.model, self.prompt_ids, self.prompt_mask)
+
+    def _stretch(self, images: Tensor, regions: list[tuple[int, int]]) -> Tensor:
+        """Resize regions (from the top left) of images (N, 3, H, W) to the model's square, (N, 3, S, S)."""
+        size = (self.image_size, self.image_size)
+        if len(set(regions)) == 1:
+            height, width = regions[0]
+            return _resize(images[..., :height, :width], size)
+        return torch.cat([_resize(image[None, :, :h, :w], size) for image, (h, w) in zip(images, regions, strict=True)])
+
+    def _untrained_keys(self) -> set[str]:
+        """Names of base weights that a checkpoint leaves out; fixed for good, whatever EMA does to requires_grad."""
+        names = {f'sam3.{name}' for name in self.sam3.state_dict()}
+        if self.trainable == 'lora':
+            return names - self._adapter_keys
+        unused = tuple(f'{name}.' for name in self._unused)
+        prefix = 'sam3.base_model.model.' if adapters.is_adapted(self.sam3) else 'sam3.'
+        return {name for name in names - self._adapter_keys if name.removeprefix(prefix).startswith(unused)}
+
+    def _require_adapters(self) -> nn.Module:
+        if not adapters.is_adapted(self.sam3):
+            raise ValueError('the model has no adapters: it was built with lora=None, or they were merged already.')
+        return self.sam3
+
+    def _log_parameters(self) -> None:
+        total = sum(parameter.numel() for parameter in self.parameters())
+        training = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        adapter = sum(p.numel() for name, p in self.named_parameters() if name in self._adapter_keys)
+        line = f'SAM3TextLoRA: {total:,} parameters, {adapter:,} of them adapters, {training:,} train'
+        if self.trainable == 'lora' and adapter > training:
+            line += f'; {adapter - training:,} adapter parameters have no path to the output and are held fixed'
+        print_log(line, logger='current')
+
+
+@MODELS.register_module()
+class SAM3TTAModel(SegTTAModel):
+    """Test-time augmentation that keeps what it merged: ``seg_logits`` is the log of the mean probabilities.
+
+    MMSeg's own leaves the last augmentation's logits in the sample, and knows no ``threshold``.
+    """
+
+    def merge_preds(self, data_samples_list: list[SampleList]) -> SampleList:
+        """Merge the augmentations of each image.
+
+        Args:
+            data_samples_list: One list of predictions per image, (K + 1, H, W) logits in each.
+
+        Returns:
+            One sample per image.
+        """
+        merged = super().merge_preds(data_samples_list)
+        for sample, augmented in zip(merged, data_samples_list, strict=True):
+            probabilities = torch.stack([one.seg_logits.data.softmax(dim=0) for one in augmented]).mean(dim=0)
+            logits = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+            sample.set_data(
+                {
+                    'seg_logits': PixelData(data=logits),
+                    'pred_sem_seg': PixelData(data=threshold_labels(logits[None], self.module.threshold)),
+                }
+            )
+        return merged
+
+
+def threshold_labels(seg_logits: Tensor, threshold: float) -> Tensor:
+    """Label maps from logits: the best foreground class where 1 - p(background) > threshold, background elsewhere.
+
+    Args:
+        seg_logits: Shape (N, K + 1, H, W), channel 0 the background.
+        threshold: In (0, 1).
+
+    Returns:
+        Labels, shape (N, H, W), int64.
+    """
+    foreground = seg_logits[:, 1:]
+    # 1 - p0 > t  <=>  logsumexp(foreground) - z0 > logit(t), which holds its precision where softmax saturates
+    margin = foreground.logsumexp(dim=1) - seg_logits[:, 0]
+    cut = torch.logit(torch.tensor(threshold, dtype=torch.float64)).item()
+    return torch.where(margin > cut, foreground.argmax(dim=1) + 1, 0)
+
+
+def foreground_iou(prediction: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Mean IoU over images and foreground classes; 1 where both are empty. Ignored pixels are left out.
+
+    Args:
+        prediction: Labels, shape (N, H, W).
+        labels: Ground truth, shape (N, H, W), 255 where ignored.
+        classes: Number of foreground classes K.
+    """
+    valid = labels != IGNORE_INDEX
+    index = torch.arange(1, classes + 1, device=labels.device).view(1, -1, 1, 1)
+    predicted, actual = (prediction[:, None] == index) & valid[:, None], labels[:, None] == index
+    intersection = (predicted & actual).sum(dim=(2, 3)).float()
+    union = (predicted | actual).sum(dim=(2, 3)).float()
+    return ((intersection + 1e-6) / (union + 1e-6)).mean()
+
+
+def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear; antialiased, which matters only along an axis that shrinks (as SAM 3's processor does)."""
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return F.interpolate(images, size=size, mode='bilinear', align_corners=False, antialias=True)
+
+
+def _unstretch(logits: Tensor, regions: list[tuple[int, int]], canvas: tuple[int, int]) -> Tensor:
+    """Bilinear from the model's square back to each region, on a (H, W) canvas that is 0 where padded."""
+    if set(regions) == {canvas}:
+        return F.interpolate(logits, size=canvas, mode='bilinear', align_corners=False)
+    placed = logits.new_zeros(*logits.shape[:2], *canvas)
+    for index, (height, width) in enumerate(regions):
+        region = F.interpolate(logits[index, None], size=(height, width), mode='bilinear', align_corners=False)
+        placed[index, :, :height, :width] = region[0]
+    return placed
+
+
+def _whole(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]
+
+
+def _region(images: Tensor, meta: dict) -> tuple[int, int]:
+    height, width = _whole(images)
+    # In slide mode MMSeg hands windows with the whole image's shape.
+    own_height, own_width = meta.get('img_shape', (height, width))[:2]
+    return min(height, own_height), min(width, own_width)
+
+
+def _keep_trained_weights(module: SAM3TextLoRA, state_dict: dict, prefix: str, local_metadata: dict) -> None:
+    for key in module._frozen_keys:
+        state_dict.pop(prefix + key, None)
+    local_metadata[adapters.BASE_HASH] = module.base_hash
+
+
+def _refuse_partial_load(module: SAM3TextLoRA, incompatible_keys: Any) -> None:
+    """Forgive the base weights that a checkpoint leaves out, and nothing else, whatever ``strict`` says."""
+    missing, unexpected = incompatible_keys.missing_keys, incompatible_keys.unexpected_keys
+    # Wrappers (EMA, TTA) put prefixes of their own before 'sam3.'
+    missing[:] = [key for key in missing if key[key.find('sam3.') :] not in module._frozen_keys]
+    if missing or unexpected:
+        raise adapters.AdapterError(
+            f'the checkpoint does not fit the model: {len(missing)} weights are missing {missing[:3]}, '
+            f'{len(unexpected)} are not in the model {unexpected[:3]}. Use the config it was trained with (lora, '
+            'trainable and prompts decide which weights there are).'
+        )
+
+
+def _check_arguments(prompts: Sequence[str], trainable: str, threshold: float) -> None:
+    if isinstance(prompts, str) or not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
+        raise ValueError(f"prompts={prompts!r}: give a list of texts, one per foreground class, such as ['crack'].")
+    if trainable not in ('lora', 'all'):
+        raise ValueError(f"trainable={trainable!r}: choose 'lora' or 'all'.")
+    if not 0 < threshold < 1:
+        raise ValueError(f'threshold={threshold!r}: a probability between 0 and 1 is wanted.')
+
+
+def _check_unused(decode_head: dict | None, **arguments: Any) -> None:
+    given = [name for name, value in arguments.items() if value is not None]
+    if given:
+        raise ValueError(f'{", ".join(given)}: SAM3TextLoRA takes its weights from base and adapter. Remove it.')
+    if decode_head is not None and dict(decode_head) != {'type': 'Sam3MaskDecoder'}:
+        raise ValueError("decode_head: SAM 3 brings its own; leave it out or say dict(type='Sam3MaskDecoder').")

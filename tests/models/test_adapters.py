@@ -1,0 +1,191 @@
+"""Adapters and checkpoints: what goes out comes in again, and nothing else does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.runner.checkpoint import _load_checkpoint_to_model, get_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import Sam3Config
+from transformers.models.sam3.modeling_sam3 import Sam3Model
+
+from crack_plugin.models import SAM3TextLoRA, sam3_semantic
+from crack_plugin.models.adapters import AdapterError
+
+LORA = {'r': 2, 'lora_alpha': 4, 'lora_dropout': 0.0, 'target_modules': ['q_proj', 'k_proj', 'v_proj', 'o_proj']}
+
+
+@pytest.fixture
+def base(tiny_sam3: dict, tmp_path: Path) -> str:
+    """A folder that plain Hugging Face wrote."""
+    torch.manual_seed(3)
+    folder = tmp_path / 'base'
+    Sam3Model(Sam3Config(**tiny_sam3)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def trained(base: str) -> SAM3TextLoRA:
+    """Adapters that do something, as after training."""
+    model = SAM3TextLoRA(base=base, lora=LORA).eval()
+    torch.manual_seed(4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(2, 3, 56, 56)
+
+
+def logits(model: SAM3TextLoRA, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model.encode_decode(images, [{}] * len(images))[:, 1:]
+
+
+def plain_logits(model: Any, images: Tensor) -> Tensor:
+    ids, mask = sam3_semantic.tokenize(sam3_semantic.clip_tokenizer(), ['crack'])
+    size = (len(images), -1)
+    with torch.no_grad():
+        low = model(
+            pixel_values=images, input_ids=ids.expand(size), attention_mask=mask.expand(size)
+        ).semantic_seg
+    return torch.nn.functional.interpolate(low, size=images.shape[-2:], mode='bilinear', align_corners=False)
+
+
+def test_saved_adapter_loads_into_plain_peft(trained: SAM3TextLoRA, base: str, images: Tensor, tmp_path: Path) -> None:
+    trained.save_adapter(tmp_path / 'adapter')
+    plain = PeftModel.from_pretrained(Sam3Model.from_pretrained(base), str(tmp_path / 'adapter')).eval()
+    torch.testing.assert_close(plain_logits(plain, images), logits(trained, images), atol=1e-5, rtol=0)
+    fresh = SAM3TextLoRA(base=base, lora=LORA).eval()
+    assert (logits(trained, images) - logits(fresh, images)).abs().max() > 1e-3
+    config = json.loads((tmp_path / 'adapter' / 'adapter_config.json').read_text())
+    assert config['base_model_name_or_path'] == base
+    assert sorted(path.name for path in (tmp_path / 'adapter').iterdir()) == [
+        'adapter_config.json',
+        'adapter_model.safetensors',
+    ]
+
+
+def test_adapter_of_plain_peft_loads(base: str, images: Tensor, tmp_path: Path) -> None:
+    """As the reference saves it: keys for all six parts, no base hash."""
+    torch.manual_seed(6)
+    plain = get_peft_model(Sam3Model.from_pretrained(base), LoraConfig(**{**LORA, 'init_lora_weights': False})).eval()
+    plain.save_pretrained(str(tmp_path / 'adapter'))
+    model = SAM3TextLoRA(base=base, adapter=str(tmp_path / 'adapter')).eval()
+    torch.testing.assert_close(logits(model, images), plain_logits(plain, images), atol=1e-5, rtol=0)
+    assert len(model.state_dict()) == len(load_file(tmp_path / 'adapter' / 'adapter_model.safetensors'))
+
+
+def test_checkpoint_holds_the_adapters_alone_and_restores_them(
+    trained: SAM3TextLoRA, base: str, images: Tensor, tmp_path: Path
+) -> None:
+    state = trained.state_dict()
+    assert all('lora_' in name for name in state)
+    assert len(state) == sum('lora_' in name for name, _ in trained.named_parameters())
+    assert get_state_dict(trained).keys() == state.keys()
+    torch.save({'state_dict': state}, tmp_path / 'x.pth')
+    fresh = SAM3TextLoRA(base=base, lora=LORA).eval()
+    _load_checkpoint_to_model(fresh, torch.load(tmp_path / 'x.pth'))
+    assert torch.equal(logits(fresh, images), logits(trained, images))
+
+
+@pytest.mark.parametrize('change', ['missing', 'unexpected', 'other rank'])
+def test_checkpoint_that_does_not_fit_is_refused(trained: SAM3TextLoRA, base: str, change: str) -> None:
+    state = trained.state_dict()
+    name = next(iter(state))
+    if change == 'missing':
+        del state[name]
+    elif change == 'unexpected':
+        state['decode_head.conv_seg.weight'] = torch.zeros(2, 2)
+    model = SAM3TextLoRA(base=base, lora={**LORA, 'r': 3} if change == 'other rank' else LORA)
+    with pytest.raises(AdapterError, match='does not fit'):
+        _load_checkpoint_to_model(model, {'state_dict': state})
+
+
+def test_checkpoint_and_adapter_of_another_base_are_refused(
+    trained: SAM3TextLoRA, tiny_sam3: dict, tmp_path: Path
+) -> None:
+    trained.save_adapter(tmp_path / 'adapter')
+    other = SAM3TextLoRA(base={**tiny_sam3, 'seed': 9}, lora=LORA)
+    with pytest.raises(AdapterError, match='other base weights'):
+        _load_checkpoint_to_model(other, {'state_dict': trained.state_dict()})
+    with pytest.raises(AdapterError, match='other base weights'):
+        SAM3TextLoRA(base={**tiny_sam3, 'seed': 9}, adapter=str(tmp_path / 'adapter'))
+
+
+def test_damaged_or_foreign_adapter_is_refused(trained: SAM3TextLoRA, base: str, tmp_path: Path) -> None:
+    folder = tmp_path / 'adapter'
+    trained.save_adapter(folder)
+    weights = folder / 'adapter_model.safetensors'
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(AdapterError, match='cut short'):
+        SAM3TextLoRA(base=base, adapter=str(folder))
+    save_file({'base_model.model.other.lora_A.weight': torch.zeros(2, 2)}, weights)
+    with pytest.raises(AdapterError, match='does not match'):
+        SAM3TextLoRA(base=base, adapter=str(folder))
+    weights.unlink()
+    with pytest.raises(AdapterError, match='no PEFT adapter'):
+        SAM3TextLoRA(base=base, adapter=str(folder))
+
+
+def test_structure_of_a_saved_adapter_wins(trained: SAM3TextLoRA, base: str, images: Tensor, tmp_path: Path) -> None:
+    trained.save_adapter(tmp_path / 'adapter')
+    model = SAM3TextLoRA(base=base, adapter=str(tmp_path / 'adapter'), lora={**LORA, 'r': 7, 'lora_dropout': 0.3}).eval()
+    assert torch.equal(logits(model, images), logits(trained, images))
+    dropouts = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout) and module.p}
+    assert 0.3 in dropouts
+
+
+def test_merging_changes_nothing_but_the_speed(trained: SAM3TextLoRA, images: Tensor) -> None:
+    before = logits(trained, images)
+    trained.merge_adapter()
+    torch.testing.assert_close(logits(trained, images), before, atol=1e-5, rtol=0)
+    assert not trained.state_dict()
+    assert trained.prompt_features is not None
+    with pytest.raises(ValueError, match='no adapters'):
+        trained.save_adapter('nowhere')
+
+
+@pytest.mark.parametrize('trainable', ['lora', 'all'])
+def test_save_pretrained_writes_a_whole_sam3(
+    base: str, trained: SAM3TextLoRA, images: Tensor, tmp_path: Path, trainable: str
+) -> None:
+    if trainable == 'all':
+        trained = SAM3TextLoRA(base=base, lora=None, trainable='all').eval()
+        with torch.no_grad():
+            for parameter in trained.parameters():
+                parameter.mul_(1.1)
+    trained.save_pretrained(tmp_path / 'whole')
+    plain, report = Sam3Model.from_pretrained(str(tmp_path / 'whole'), output_loading_info=True)
+    assert not report['missing_keys']
+    assert not report['unexpected_keys']
+    torch.testing.assert_close(plain_logits(plain.eval(), images), logits(trained, images), atol=1e-5, rtol=0)
+    assert (tmp_path / 'whole' / 'tokenizer.json').is_file()
+    decoder = 'detr_decoder.query_embed.weight'
+    original = Sam3Model.from_pretrained(base).state_dict()
+    assert torch.equal(plain.state_dict()[decoder], original[decoder])
+    with pytest.raises(FileExistsError, match='not empty'):
+        trained.save_pretrained(tmp_path / 'whole')
+
+
+def test_video_checkpoint_gives_its_detector(base: str, tiny_sam3: dict, images: Tensor, tmp_path: Path) -> None:
+    """The hub's facebook/sam3 is laid out so: a video model's config, weights under ``detector_model.``."""
+    folder = tmp_path / 'video'
+    folder.mkdir()
+    weights = load_file(f'{base}/model.safetensors')
+    video = {f'detector_model.{name}': value for name, value in weights.items()}
+    save_file({**video, 'tracker_model.x': torch.zeros(1)}, folder / 'model.safetensors', metadata={'format': 'pt'})
+    config = json.loads(Path(base, 'config.json').read_text())
+    (folder / 'config.json').write_text(json.dumps({'model_type': 'sam3_video', 'detector_config': config}))
+    expected = SAM3TextLoRA(base=base, lora=None).eval()
+    model = SAM3TextLoRA(base=str(folder), lora=None).eval()
+    assert torch.equal(logits(model, images), logits(expected, images))
