@@ -1,0 +1,45 @@
+"""Checks that the model's prompts and the dataset's classes speak of the same things."""
+
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import Runner
+from mmseg.registry import HOOKS
+from torch import nn
+
+
+@HOOKS.register_module()
+class PromptCheckHook(Hook):
+    """Stop before train, val or test if a prompted model's ``prompts`` do not match the dataset's classes.
+
+    Models without ``prompts`` (MMSeg's own) pass.
+
+    Raises:
+        ValueError: The numbers of prompts and of foreground classes differ.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Check against the training set."""
+        self._check(runner.model, runner.train_dataloader.dataset)
+
+    def before_val(self, runner: Runner) -> None:
+        """Check against the validation set."""
+        self._check(runner.model, runner.val_loop.dataloader.dataset)
+
+    def before_test(self, runner: Runner) -> None:
+        """Check against the test set."""
+        self._check(runner.model, runner.test_loop.dataloader.dataset)
+
+    @staticmethod
+    def _check(model: nn.Module, dataset: object) -> None:
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        prompts = getattr(model, 'prompts', None)
+        classes = getattr(dataset, 'metainfo', {}).get('classes')
+        if prompts is None or classes is None:
+            return
+        if len(classes) != len(prompts) + 1:
+            raise ValueError(
+                f'model.prompts names {len(prompts)} foreground classes {list(prompts)}, the dataset has '
+                f"{len(classes) - 1}: {list(classes[1:])} (after {classes[0]!r}). Give one prompt per class, in the "
+                "dataset's order, in model.prompts, or choose the classes with the dataset's `classes`."
+            )
