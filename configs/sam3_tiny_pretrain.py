@@ -57,8 +57,8 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=200),
-    dict(type='CosineAnnealingLR', by_epoch=True, T_max=3, convert_to_iter_based=True, begin=0, end=3),
+    dict(type='CosineAnnealingLR', by_epoch=True, T_max=6, convert_to_iter_based=True, begin=0, end=6),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3, val_interval=1)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=6, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -72,8 +72,9 @@ def allow_mmengine_checkpoints() -> None:
     safe = torch.serialization.get_safe_globals()
     if HistoryBuffer in safe:
         return
-    reconstruct = np.empty(0).__reduce__()[0]
-    scalar = np.float64(0).__reduce__()[0]
+    # Where numpy keeps these two depends on its version.
+    reconstruct: Any = np.empty(0).__reduce__()[0]
+    scalar: Any = np.float64(0).__reduce__()[0]
     torch.serialization.add_safe_globals(
         [
             HistoryBuffer,

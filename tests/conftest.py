@@ -1,9 +1,20 @@
-"""A tiny random SAM 3, small enough to run a step in milliseconds."""
+"""A tiny random SAM 3, small enough to run a step in milliseconds, a few pictures, and a config that joins them."""
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+import crack_plugin  # noqa: F401 - before any mmseg: makes it importable with mmcv-lite
+from crack_plugin.datasets.synthetic import write_dataset
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / 'configs'
+TOOLS = ROOT / 'tools'
 
 TINY_SAM3: dict[str, Any] = {
     'vision_config': {
@@ -51,3 +62,42 @@ TINY_SAM3: dict[str, Any] = {
 def tiny_sam3() -> dict[str, Any]:
     """Overrides of ``Sam3Config`` for a random SAM 3 of 0.9 M parameters at 56 px."""
     return copy.deepcopy(TINY_SAM3)
+
+
+@pytest.fixture(scope='session')
+def crack_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six training and three validation pictures of 48 x 64 pixels, in Roboflow's layout."""
+    folder = tmp_path_factory.mktemp('cracks') / 'export'
+    write_dataset(folder, n_train=6, n_valid=3, size=(48, 64), negative_share=0.0)
+    return folder
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path, tiny_sam3: dict[str, Any], crack_folder: Path) -> Path:
+    """The reference recipe on the tiny random model and data, in fp32 on the CPU, two epochs."""
+    path = tmp_path / 'tiny.py'
+    path.write_text(
+        f"""
+_base_ = {str(CONFIGS / 'sam3_lora_crack.py')!r}
+model = dict(base={{'_delete_': True, **{tiny_sam3!r}}})
+data_root = {str(crack_folder)!r}
+train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
+test_dataloader = val_dataloader
+optim_wrapper = dict(type='OptimWrapper')
+train_cfg = dict(max_epochs=2)
+work_dir = {str(tmp_path / 'work_dir')!r}
+"""
+    )
+    return path
+
+
+def run_tool(*command: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python script of ours or of an installed package, with what it prints."""
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, 'HF_HUB_OFFLINE': '1', **environment},
+    )

@@ -1,10 +1,11 @@
 """Checks that the model's prompts and the dataset's classes speak of the same things."""
 
+from typing import Any
+
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
-from torch import nn
 
 
 @HOOKS.register_module()
@@ -30,7 +31,7 @@ class PromptCheckHook(Hook):
         self._check(runner.model, runner.test_loop.dataloader.dataset)
 
     @staticmethod
-    def _check(model: nn.Module, dataset: object) -> None:
+    def _check(model: Any, dataset: object) -> None:
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
         prompts = getattr(model, 'prompts', None)
@@ -40,6 +41,6 @@ class PromptCheckHook(Hook):
         if len(classes) != len(prompts) + 1:
             raise ValueError(
                 f'model.prompts names {len(prompts)} foreground classes {list(prompts)}, the dataset has '
-                f"{len(classes) - 1}: {list(classes[1:])} (after {classes[0]!r}). Give one prompt per class, in the "
+                f'{len(classes) - 1}: {list(classes[1:])} (after {classes[0]!r}). Give one prompt per class, in the '
                 "dataset's order, in model.prompts, or choose the classes with the dataset's `classes`."
             )

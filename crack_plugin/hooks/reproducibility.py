@@ -9,7 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmseg.registry import HOOKS
 
-VALIDATED_ITER = 'validated_iter'
+# Not 'val...': mmengine would print it among the validation's results.
+VALIDATED_ITER = 'last_validated_iter'
 
 
 @HOOKS.register_module()
@@ -102,5 +103,5 @@ def _seed(*key: int) -> None:
     """Seed Python, NumPy and torch from a tuple of whole numbers."""
     words = np.random.SeedSequence(key).generate_state(3)
     random.seed(int(words[0]))
-    np.random.seed(words[1])
+    np.random.seed(words[1])  # noqa: NPY002 - mmcv's and mmseg's transforms draw from the global state
     torch.manual_seed(int(words[2]))

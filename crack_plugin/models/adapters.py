@@ -1,6 +1,5 @@
 """LoRA in, out and merged: all that touches ``peft``."""
 
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,8 +80,9 @@ def load_weights(model: PeftModel, weights: Mapping[str, Tensor], source: str) -
     missing, surplus = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     if missing or surplus:
         raise AdapterError(
-            f'adapter {source} does not match the model: {len(missing)} weights are missing {missing[:3]}, {len(surplus)} '
-            f'are not in the model {surplus[:3]}. Was it trained on another base, or with other target_modules?'
+            f'adapter {source} does not match the model: {len(missing)} weights are missing {missing[:3]}, '
+            f'{len(surplus)} are not in the model {surplus[:3]}. Was it trained on another base, or with other '
+            'target_modules?'
         )
     for name, parameter in expected.items():
         if parameter.shape != weights[name].shape:
@@ -110,11 +110,11 @@ def save(model: PeftModel, folder: str | Path, base_name: str | None, base_hash:
         save_file(weights, str(Path(scratch) / WEIGHTS_FILE), metadata={'format': 'pt', BASE_HASH: base_hash})
         config.save_pretrained(scratch)
         for name in (WEIGHTS_FILE, CONFIG_FILE):
-            os.replace(Path(scratch) / name, folder / name)
+            Path(scratch, name).replace(folder / name)
     config.inference_mode = training
 
 
-def merge(model: PeftModel) -> nn.Module:
+def merge(model: PeftModel) -> Any:
     """Fold LoRA into the weights and return the plain base model.
 
     Raises:
@@ -126,8 +126,8 @@ def merge(model: PeftModel) -> nn.Module:
         raise AdapterError(f'the adapter cannot be merged: {error}') from error
 
 
-def graft(model: PeftModel, whole: nn.Module) -> nn.Module:
-    """Fold the adapters of ``model`` into ``whole``, the same base with all its modules, in ``whole``'s precision."""
+def graft(model: PeftModel, whole: nn.Module) -> Any:
+    """Fold the adapters of ``model`` into ``whole``: the same base with all its modules, in its own precision."""
     config = model.peft_config['default']
     grafted = get_peft_model(whole, LoraConfig(**config.to_dict()))
     load_weights(grafted, _named_weights(model), 'in memory')
@@ -151,7 +151,7 @@ def is_adapted(model: nn.Module) -> TypeGuard[PeftModel]:
     return isinstance(model, PeftModel)
 
 
-def base_model(model: nn.Module) -> nn.Module:
+def base_model(model: nn.Module) -> Any:
     """The Hugging Face model, with adapters in place if there are any."""
     return model.get_base_model() if is_adapted(model) else model
 
@@ -176,7 +176,7 @@ def check_base(made_for: str | None, base_hash: str, source: str) -> None:
         )
     elif made_for != base_hash:
         raise AdapterError(
-            f'{source} was trained on other base weights (hash {made_for[:12]}, the base at hand has {base_hash[:12]}): '
+            f'{source} was trained on other base weights (hash {made_for[:12]}, this base has {base_hash[:12]}): '
             'its adapters mean nothing here. Point `base` at the model it was trained on.'
         )
 
@@ -199,7 +199,7 @@ def _read_weights(folder: Path) -> tuple[dict[str, Tensor], str | None]:
             metadata = file.metadata() or {}
             return {name: file.get_tensor(name) for name in file.keys()}, metadata.get(BASE_HASH)  # noqa: SIM118
     except SafetensorError as error:
-        raise AdapterError(f'{path} is damaged or cut short ({error}). Copy it again, or use another epoch.') from error
+        raise AdapterError(f'{path} is damaged or cut short ({error}). Copy it again, or take another.') from error
 
 
 def _read_config(folder: Path) -> LoraConfig:

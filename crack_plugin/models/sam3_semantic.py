@@ -10,13 +10,17 @@ import hashlib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase, Sam3Config
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.sam3.modeling_sam3 import Sam3Model
+
+# A ``Sam3Model``, adapters in place or not. transformers types its sub-configs and submodules too widely to check.
+Sam3: TypeAlias = Any
 
 PROMPT_LENGTH = 32
 """Tokens a prompt is padded to, as SAM 3's processor does."""
@@ -36,7 +40,7 @@ class BaseModelError(OSError):
     """The base model could not be read; the message says what to do."""
 
 
-def load_base(base: str | dict[str, Any], image_size: int | None = None) -> tuple[Sam3Model, PreTrainedTokenizerBase]:
+def load_base(base: str | dict[str, Any], image_size: int | None = None) -> tuple[Sam3, PreTrainedTokenizerBase]:
     """Build a SAM 3 with its tokenizer.
 
     Args:
@@ -59,7 +63,7 @@ def load_base(base: str | dict[str, Any], image_size: int | None = None) -> tupl
         _set_image_size(config, image_size)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = Sam3Model(config)
+            model: Sam3 = Sam3Model(config)
         tokenizer = clip_tokenizer()
     else:
         _check_folder(base)
@@ -70,9 +74,10 @@ def load_base(base: str | dict[str, Any], image_size: int | None = None) -> tupl
             if detector is not None:
                 config = Sam3Config(**detector) if isinstance(detector, dict) else detector
             _set_image_size(config, image_size)
-            model, report = Sam3Model.from_pretrained(base, config=config, output_loading_info=True)
+            loaded: Any = Sam3Model.from_pretrained(base, config=config, output_loading_info=True)
         except OSError as error:
             raise BaseModelError(_unavailable(base, error)) from error
+        model, report = loaded
         if report['missing_keys']:
             missing = sorted(report['missing_keys'])
             raise BaseModelError(
@@ -81,10 +86,11 @@ def load_base(base: str | dict[str, Any], image_size: int | None = None) -> tupl
             )
         tokenizer = _load_tokenizer(base)
     _restore_positions(model)
-    if model.config.text_config.vocab_size < len(tokenizer):
+    vocabulary = model.config.text_config.vocab_size
+    if vocabulary < len(tokenizer):
         raise ValueError(
-            f'text_config.vocab_size={model.config.text_config.vocab_size} is smaller than the tokenizer of the prompts '
-            f'({len(tokenizer)} tokens). Leave vocab_size at {len(tokenizer)} and cut text_config.hidden_size instead.'
+            f'text_config.vocab_size={vocabulary} is smaller than the tokenizer of the prompts ({len(tokenizer)} '
+            f'tokens). Leave vocab_size at {len(tokenizer)} and cut text_config.hidden_size instead.'
         )
     return model.eval(), tokenizer
 
@@ -96,7 +102,7 @@ def clip_tokenizer() -> PreTrainedTokenizerBase:
     merges_file = Path(spec.origin).parent / 'utils' / 'bpe_simple_vocab_16e6.txt.gz'
     lines = gzip.decompress(merges_file.read_bytes()).decode('utf-8').split('\n')
     # CLIP's vocabulary: 256 bytes, the same ending a word, 48,894 merges, two special tokens: 49,408.
-    merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
+    merges: Any = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
     alphabet = _byte_alphabet()
     words = [*alphabet, *(f'{letter}</w>' for letter in alphabet), *(''.join(pair) for pair in merges)]
     vocabulary = {word: index for index, word in enumerate([*words, '<|startoftext|>', '<|endoftext|>'])}
@@ -130,12 +136,12 @@ def base_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def input_size(model: Sam3Model) -> int:
+def input_size(model: Sam3) -> int:
     """Side of the model's square input in pixels."""
     return int(model.config.vision_config.backbone_config.image_size)
 
 
-def unused_modules(model: Sam3Model) -> list[str]:
+def unused_modules(model: Sam3) -> list[str]:
     """Names of the modules, of those still there, that the semantic logits do not depend on."""
     # The neck's last level is not handed on, and the pixel decoder takes one step fewer than it has levels.
     levels = len(model.config.vision_config.scale_factors)
@@ -147,14 +153,14 @@ def unused_modules(model: Sam3Model) -> list[str]:
     return [name for name in (*UNUSED, *surplus) if name in present]
 
 
-def drop_modules(model: Sam3Model, names: Sequence[str]) -> None:
+def drop_modules(model: Sam3, names: Sequence[str]) -> None:
     """Free the named modules. An emptied module keeps its place, so no other weight changes its name."""
     for name in names:
         parent, _, child = name.rpartition('.')
         setattr(model.get_submodule(parent), child, nn.Identity())
 
 
-def encode_prompts(model: Sam3Model, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def encode_prompts(model: Sam3, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Encode tokenized prompts.
 
     Args:
@@ -170,7 +176,7 @@ def encode_prompts(model: Sam3Model, input_ids: Tensor, attention_mask: Tensor) 
     return model.text_projection(hidden)
 
 
-def encode_images(model: Sam3Model, pixel_values: Tensor) -> tuple[list[Tensor], Tensor]:
+def encode_images(model: Sam3, pixel_values: Tensor) -> tuple[list[Tensor], Tensor]:
     """Run ViT and neck.
 
     Args:
@@ -192,7 +198,7 @@ def encode_images(model: Sam3Model, pixel_values: Tensor) -> tuple[list[Tensor],
 
 
 def decode_semantic(
-    model: Sam3Model, pyramid: list[Tensor], positions: Tensor, prompts: Tensor, prompt_mask: Tensor
+    model: Sam3, pyramid: list[Tensor], positions: Tensor, prompts: Tensor, prompt_mask: Tensor
 ) -> Tensor:
     """Run the prompt-dependent part once for every pair of image and prompt.
 
@@ -220,12 +226,8 @@ def decode_semantic(
     return model.mask_decoder.semantic_projection(pixels).unflatten(0, (images, classes)).squeeze(2)
 
 
-def _embed_pixels(
-    decoder: nn.Module, pyramid: list[Tensor], encoded: Tensor, prompts: Tensor, prompt_mask: Tensor
-) -> Tensor:
+def _embed_pixels(decoder: Any, pyramid: list[Tensor], encoded: Tensor, prompts: Tensor, prompt_mask: Tensor) -> Tensor:
     """``Sam3MaskDecoder.forward`` up to its pixel embeddings; it has no entry that leaves the instance masks out."""
-    from transformers.models.sam3.modeling_sam3 import create_bidirectional_mask
-
     normed = decoder.prompt_cross_attn_norm(encoded)
     mask = create_bidirectional_mask(
         config=decoder.config, inputs_embeds=normed, encoder_hidden_states=prompts, attention_mask=prompt_mask
@@ -240,7 +242,7 @@ def _pair(features: Tensor, classes: int) -> Tensor:
     return features.repeat_interleave(classes, dim=0) if classes > 1 else features
 
 
-def _set_image_size(config: Sam3Config, image_size: int | None) -> None:
+def _set_image_size(config: Any, image_size: int | None) -> None:
     if image_size is None:
         return
     vit = config.vision_config.backbone_config
@@ -253,7 +255,7 @@ def _set_image_size(config: Sam3Config, image_size: int | None) -> None:
     config.image_size = image_size
 
 
-def _restore_positions(model: Sam3Model) -> None:
+def _restore_positions(model: Sam3) -> None:
     """Rebuild the rotary positions in fp32: a checkpoint loaded in bf16 has them rounded to 1/8 of their spacing."""
     for layer in model.vision_encoder.backbone.layers:
         device = layer.position_ids.device
@@ -282,7 +284,7 @@ def _check_folder(base: str) -> None:
 def _load_tokenizer(base: str) -> PreTrainedTokenizerBase:
     names = ('tokenizer.json', 'vocab.json')
     if Path(base).is_dir() and not any((Path(base) / name).is_file() for name in names):
-        print_log(f'{base} holds no tokenizer: using CLIP\'s, which is SAM 3\'s', logger='current')
+        print_log(f"{base} holds no tokenizer: using CLIP's, which is SAM 3's", logger='current')
         return clip_tokenizer()
     try:
         return CLIPTokenizer.from_pretrained(base)

@@ -1,6 +1,5 @@
 """SAM 3, conditioned on a text prompt and fine-tuned by LoRA, as an MMSegmentation segmentor."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -114,7 +113,7 @@ class SAM3TextLoRA(EncoderDecoder):
         self._log_parameters()
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Any:
         """The Hugging Face ``Sam3Model``, adapters in place."""
         return adapters.base_model(self.sam3)
 
@@ -165,8 +164,10 @@ class SAM3TextLoRA(EncoderDecoder):
         losses: dict[str, Tensor] = {}
         for loss in self.loss_decode:
             value = loss(logits, labels, weight=None, ignore_index=IGNORE_INDEX)
-            losses[loss.loss_name] = losses[loss.loss_name] + value if loss.loss_name in losses else value
-        losses['train_iou'] = foreground_iou(threshold_labels(logits.detach(), self.threshold), labels, len(self.prompts))
+            name = str(loss.loss_name)
+            losses[name] = losses[name] + value if name in losses else value
+        predicted = threshold_labels(logits.detach(), self.threshold)
+        losses['train_iou'] = foreground_iou(predicted, labels, len(self.prompts))
         return losses
 
     def postprocess_result(self, seg_logits: Tensor, data_samples: OptSampleList = None) -> SampleList:
@@ -182,7 +183,7 @@ class SAM3TextLoRA(EncoderDecoder):
         return self.encode_decode(inputs, metas)
 
     def save_adapter(self, folder: str | Path) -> None:
-        """Write a PEFT adapter folder that ``PeftModel.from_pretrained(Sam3Model.from_pretrained(base), folder)`` loads.
+        """Write a PEFT adapter folder, for ``PeftModel.from_pretrained(Sam3Model.from_pretrained(base), folder)``.
 
         Raises:
             ValueError: The model has no adapters.
@@ -225,7 +226,7 @@ class SAM3TextLoRA(EncoderDecoder):
             whole.save_pretrained(scratch)
             tokenizer.save_pretrained(scratch)
             Path(scratch).chmod(0o755)
-            os.replace(scratch, folder)
+            Path(scratch).replace(folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -243,7 +244,7 @@ class SAM3TextLoRA(EncoderDecoder):
                 )
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
-    def _with_adapters(self, sam3: nn.Module, lora: dict | None, adapter: str | None) -> nn.Module:
+    def _with_adapters(self, sam3: Any, lora: dict | None, adapter: str | None) -> Any:
         sam3.requires_grad_(False)
         if adapter is not None:
             return adapters.inject_from(sam3, adapter, lora, self.base_hash)
@@ -259,9 +260,7 @@ class SAM3TextLoRA(EncoderDecoder):
         """Decide what requires a gradient; an adapter without a path to the output would only trip up DDP."""
         if self.trainable == 'all':
             self.model.requires_grad_(True)
-        self._adapter_keys = {
-            f'sam3.{name}' for name, parameter in self.sam3.named_parameters() if 'lora_' in name
-        }
+        self._adapter_keys = {f'sam3.{name}' for name, parameter in self.sam3.named_parameters() if 'lora_' in name}
         for name in self._unused:
             self.model.get_submodule(name).requires_grad_(False)
 
@@ -298,7 +297,7 @@ class SAM3TextLoRA(EncoderDecoder):
         prefix = 'sam3.base_model.model.' if adapters.is_adapted(self.sam3) else 'sam3.'
         return {name for name in names - self._adapter_keys if name.removeprefix(prefix).startswith(unused)}
 
-    def _require_adapters(self) -> nn.Module:
+    def _require_adapters(self) -> Any:
         if not adapters.is_adapted(self.sam3):
             raise ValueError('the model has no adapters: it was built with lora=None, or they were merged already.')
         return self.sam3

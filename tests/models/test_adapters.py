@@ -54,9 +54,7 @@ def plain_logits(model: Any, images: Tensor) -> Tensor:
     ids, mask = sam3_semantic.tokenize(sam3_semantic.clip_tokenizer(), ['crack'])
     size = (len(images), -1)
     with torch.no_grad():
-        low = model(
-            pixel_values=images, input_ids=ids.expand(size), attention_mask=mask.expand(size)
-        ).semantic_seg
+        low = model(pixel_values=images, input_ids=ids.expand(size), attention_mask=mask.expand(size)).semantic_seg
     return torch.nn.functional.interpolate(low, size=images.shape[-2:], mode='bilinear', align_corners=False)
 
 
@@ -139,7 +137,9 @@ def test_damaged_or_foreign_adapter_is_refused(trained: SAM3TextLoRA, base: str,
 
 def test_structure_of_a_saved_adapter_wins(trained: SAM3TextLoRA, base: str, images: Tensor, tmp_path: Path) -> None:
     trained.save_adapter(tmp_path / 'adapter')
-    model = SAM3TextLoRA(base=base, adapter=str(tmp_path / 'adapter'), lora={**LORA, 'r': 7, 'lora_dropout': 0.3}).eval()
+    model = SAM3TextLoRA(
+        base=base, adapter=str(tmp_path / 'adapter'), lora={**LORA, 'r': 7, 'lora_dropout': 0.3}
+    ).eval()
     assert torch.equal(logits(model, images), logits(trained, images))
     dropouts = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout) and module.p}
     assert 0.3 in dropouts

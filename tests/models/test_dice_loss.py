@@ -97,11 +97,12 @@ def test_an_ignored_image_costs_nothing_and_stays_finite():
 
 
 def test_weight_counts_pixels():
-    """Weights 0 and 2 are leaving pixels out and counting them twice."""
+    """Weights 0 and 2 are leaving pixels out and counting them twice; an ignored pixel's weight is void."""
     pred, target = random_batch(2)
     weight = torch.ones_like(target, dtype=torch.float32)
     weight[:, 0], weight[:, 1] = 0, 2
-    rows = [1, 1, 2, 3, 4]
+    target[:, 4] = 255
+    rows = [1, 1, 2, 3]
     expected = ForegroundDiceLoss()(pred[:, :, rows], target[:, rows])
     torch.testing.assert_close(ForegroundDiceLoss()(pred, target, weight=weight), expected)
 

@@ -83,7 +83,10 @@ def test_any_size_is_stretched_and_stretched_back(tiny_sam3: dict, size: tuple[i
 def test_batch_mates_do_not_matter(tiny_sam3: dict) -> None:
     """Unequal training images are padded by the preprocessor; each image's loss is what it is alone."""
     model = build(tiny_sam3).eval()
-    images = [torch.randint(0, 256, (3, 40, 50), dtype=torch.uint8), torch.randint(0, 256, (3, 64, 30), dtype=torch.uint8)]
+    images = [
+        torch.randint(0, 256, (3, 40, 50), dtype=torch.uint8),
+        torch.randint(0, 256, (3, 64, 30), dtype=torch.uint8),
+    ]
     labels = [torch.randint(0, 2, (40, 50)), torch.randint(0, 2, (64, 30))]
 
     def loss(indices: list[int]) -> Tensor:

@@ -1,0 +1,67 @@
+# `make install` builds an environment of its own in .venv; every other target uses it.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip -qq --disable-pip-version-check
+STAMP := $(VENV)/.installed
+# Name an interpreter to override the search: make install PYTHON=/path/to/python3.12
+PYTHON ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all lint format clean
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Create .venv and install the package with the tested versions of everything it needs.
+
+# The interpreter is tried, not only looked up: a pyenv shim may stand for a version that is not there,
+# and Debian ships python3 without the module that makes environments.
+# mmcv-lite and mmcv fill the same folder: an environment that has full mmcv keeps it.
+$(STAMP): setup.py pyproject.toml constraints.txt
+	@set -e; \
+	if ! $(PY) -c 'import pip' >/dev/null 2>&1; then \
+		for candidate in $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python); do \
+			if $$candidate -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+					>/dev/null 2>&1; then python=$$candidate; break; fi; \
+		done; \
+		if [ -z "$${python:-}" ]; then \
+			echo 'make install: no Python 3.11, 3.12 or 3.13 with the venv module found' \
+				'(on Debian and Ubuntu: apt install python3-venv). Name one: make install PYTHON=/path/to/python3.11' >&2; \
+			exit 1; \
+		fi; \
+		echo "[1/3] creating $(VENV) with $$($$python --version)"; \
+		$$python -m venv --clear $(VENV); \
+	else \
+		echo '[1/3] using the existing $(VENV)'; \
+	fi; \
+	echo '[2/3] installing build tools'; \
+	$(PIP) install -c constraints.txt setuptools wheel; \
+	extras=lite,dev; \
+	if $(PIP) show mmcv >/dev/null 2>&1; then extras=dev; fi; \
+	echo "[3/3] installing crack_plugin[$$extras] and its dependencies (torch is the large one: some minutes)"; \
+	$(PIP) install -c constraints.txt --no-build-isolation -e ".[$$extras]"; \
+	touch $@; \
+	echo 'done. Activate it with: source $(VENV)/bin/activate'
+
+demo: install ## Train and test a tiny model on generated crack pictures, on the CPU, without any download.
+	@$(PY) tools/demo.py
+
+test: lint ## Lint, type-check and run the fast tests.
+	@$(PY) -m pytest -m 'not slow'
+
+test-all: lint ## The same with the slow tests.
+	@$(PY) -m pytest
+
+lint: install ## Check style, formatting and types.
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+format: install ## Fix what ruff can fix, and format.
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+clean: ## Remove caches and build output (not .venv, not work_dirs).
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

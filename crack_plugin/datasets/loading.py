@@ -1,0 +1,80 @@
+"""The transform that turns a YOLO label file into the ground-truth map MMSegmentation trains and scores on."""
+
+from pathlib import Path
+from typing import Any
+
+from mmcv.transforms import BaseTransform
+from mmseg.registry import TRANSFORMS
+
+from crack_plugin.datasets.polygons import parse_labels, rasterize
+
+
+@TRANSFORMS.register_module()
+class LoadYOLOPolygons(BaseTransform):
+    """Rasterise the polygons of ``label_path`` into ``gt_seg_map``, in the place of ``LoadAnnotations``.
+
+    A sample without ``label_path`` passes unchanged, so the same pipeline serves inference. The map has the size of
+    the decoded image (EXIF orientation applied, as ``LoadImageFromFile`` does), before any later resize or flip;
+    like ``LoadAnnotations``, the transform may therefore come after those in a test pipeline.
+
+    Required Keys:
+
+    - ori_shape: (H, W) of the decoded image, from ``LoadImageFromFile``
+    - label_path (optional)
+    - missing_label (optional): 'background' (default) or 'error', for a ``label_path`` that does not exist
+    - boxes (optional): 'error' (default), 'fill' or 'drop', see ``parse_labels``
+    - yolo_names (optional): class names by YOLO id. By default any id is taken
+    - yolo_labels (optional): label to draw by YOLO id, None for a class left out. By default id i becomes i + 1
+    - label_map (optional): label to label, applied last, as in ``LoadAnnotations``
+
+    Added Keys:
+
+    - gt_seg_map: uint8 of shape (H, W)
+    - seg_fields: gains 'gt_seg_map'
+    """
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add ``gt_seg_map`` to ``results``.
+
+        Raises:
+            LabelError: The label file cannot be read as it stands.
+            FileNotFoundError: It does not exist, and ``missing_label`` is 'error'.
+            ValueError: No image has been loaded yet.
+        """
+        if 'label_path' not in results:
+            return results
+        if 'ori_shape' not in results:
+            raise ValueError(
+                'LoadYOLOPolygons needs the size of the image (`ori_shape`): put LoadImageFromFile before it.'
+            )
+        shape = tuple(results['ori_shape'][:2])
+        polygons = parse_labels(
+            _read(results['label_path'], results.get('missing_label', 'background')),
+            shape,
+            names=results.get('yolo_names'),
+            boxes=results.get('boxes', 'error'),
+            source=str(results['label_path']),
+        )
+        gt_seg_map = rasterize(polygons, shape, results.get('yolo_labels'))
+        if results.get('label_map'):
+            loaded = gt_seg_map.copy()
+            for old, new in results['label_map'].items():
+                gt_seg_map[loaded == old] = new
+        results['gt_seg_map'] = gt_seg_map
+        results.setdefault('seg_fields', []).append('gt_seg_map')
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}()'
+
+
+def _read(label_path: str, missing_label: str) -> bytes:
+    try:
+        return Path(label_path).read_bytes()
+    except FileNotFoundError:
+        if missing_label == 'background':
+            return b''
+        raise FileNotFoundError(
+            f"label file {label_path} does not exist, and missing_label='error' asks for one per image. Add the file "
+            "(an empty one if nothing is to be seen), or set the dataset's missing_label='background'."
+        ) from None

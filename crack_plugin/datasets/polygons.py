@@ -1,0 +1,317 @@
+"""YOLO segmentation labels: text to polygons to a label map, and a mask back to text, without loss.
+
+A label file holds one polygon a line, ``class x1 y1 x2 y2 ...``, with x and y as fractions of the image's width and
+height (https://docs.ultralytics.com/datasets/segment). The pixel of a point is ``(rint(x * W), rint(y * H))`` (halves
+to the even neighbour), and a polygon covers what ``cv2.fillPoly`` fills: its interior, by the even-odd rule, and its
+boundary.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+import cv2
+import numpy as np
+
+Boxes = Literal['error', 'fill', 'drop']
+
+MAX_CLASSES = 254
+"""Label 0 is the background and 255 the ignored pixels, so an uint8 label map has room for this many classes."""
+
+# How far the 6 decimals of a usual label file can move a coordinate.
+_TEXT_PRECISION = 1e-6
+
+
+class LabelError(ValueError):
+    """A label file that cannot be read as it stands. The message names file, line, fault and remedy."""
+
+
+class Polygon(NamedTuple):
+    """One object of a label file.
+
+    Attributes:
+        class_id: The id in the file, counted from 0.
+        points: Shape (n, 2), n >= 3, float64: (x, y) as fractions of width and height, each in [0, 1].
+    """
+
+    class_id: int
+    points: np.ndarray
+
+
+def parse_labels(
+    content: str | bytes,
+    shape: tuple[int, int],
+    names: Sequence[str] | None = None,
+    boxes: Boxes = 'error',
+    source: str = 'label text',
+) -> list[Polygon]:
+    """Read the content of a YOLO segmentation label file.
+
+    Blank lines, any kind of line end, repeated blanks, a byte-order mark, scientific notation and class ids written as
+    ``0.0`` are fine. Coordinates up to one pixel outside the image are moved onto its edge.
+
+    A line of exactly five values, ``class cx cy w h``, is a detection box: a polygon of two points would look the
+    same, but covers no area.
+
+    Args:
+        content: The file's content; bytes are decoded as UTF-8.
+        shape: (H, W) of the image in pixels.
+        names: The class names by id. None: any id up to ``MAX_CLASSES - 1`` is taken.
+        boxes: What to do with a detection box: 'error', 'fill' it as a rectangle, or 'drop' it.
+        source: The file's name, for messages.
+
+    Returns:
+        The polygons in the order of the file.
+
+    Raises:
+        LabelError: The content is no valid label file for this image.
+        ValueError: ``boxes`` is none of the three.
+    """
+    check_boxes(boxes)
+    text = _decode(content, source)
+    polygons = []
+    for number, line in enumerate(re.split(r'\r\n|\r|\n', text), start=1):
+        if not line.strip():
+            continue
+        try:
+            polygon = _parse_line(line, shape, names, boxes)
+        except LabelError as error:
+            raise LabelError(f'{source}, line {number}: {error}') from None
+        if polygon is not None:
+            polygons.append(polygon)
+    return polygons
+
+
+def rasterize(
+    polygons: Sequence[Polygon], shape: tuple[int, int], labels: Sequence[int | None] | None = None
+) -> np.ndarray:
+    """Fill polygons into a label map.
+
+    The map is the union of the polygons; where polygons of different classes overlap, the later one covers the
+    earlier one.
+
+    Args:
+        polygons: As read by ``parse_labels``.
+        shape: (H, W) of the label map in pixels.
+        labels: The label to draw for each class id, None to leave that class out. By default id i is drawn as i + 1.
+
+    Returns:
+        Shape (H, W), uint8: 0 where no polygon reaches.
+    """
+    height, width = shape
+    label_map = np.zeros(shape, np.uint8)
+    for class_id, points in polygons:
+        label = class_id + 1 if labels is None else labels[class_id]
+        if label is not None:
+            pixels = np.rint(points * (width, height)).astype(np.int32)
+            # One call each: a single call would fill by the even-odd rule over all of them, an exclusive or.
+            cv2.fillPoly(label_map, [pixels], label)
+    return label_map
+
+
+def mask_to_polygons(mask: np.ndarray) -> list[np.ndarray]:
+    """Cover a mask exactly by polygons, each of them without a hole.
+
+    A region with holes is cut along rows or columns through its holes, because a YOLO polygon cannot have any.
+
+    Args:
+        mask: Shape (H, W), any type; foreground is what is not 0.
+
+    Returns:
+        Arrays of shape (n, 2), int32: (x, y) pixels. A region of one or two points, or a straight line, repeats its
+        last point so that n >= 3.
+
+    Raises:
+        ValueError: ``mask`` is not two-dimensional.
+    """
+    if mask.ndim != 2:
+        raise ValueError(f'a mask has the shape (H, W), this one has {mask.shape}')
+    # Two levels: the outlines of the 8-connected regions, and under each the outlines of its 4-connected holes.
+    outlines, hierarchy = cv2.findContours((mask != 0).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    if not outlines:
+        return []
+    holes: dict[int, list[np.ndarray]] = {i: [] for i, parent in enumerate(hierarchy[0, :, 3]) if parent < 0}
+    for outline, parent in zip(outlines, hierarchy[0, :, 3].tolist(), strict=True):
+        if parent >= 0:
+            holes[parent].append(outline)
+    pieces: list[np.ndarray] = []
+    for i, inner in holes.items():
+        pieces += _cut_through_holes(outlines[i], inner) if inner else [outlines[i]]
+    return [_at_least_three_points(piece[:, 0]) for piece in pieces]
+
+
+def format_labels(mask: np.ndarray, class_id: int = 0) -> str:
+    """Write a mask as the content of a YOLO label file that gives the identical mask when it is read and rasterised.
+
+    Args:
+        mask: Shape (H, W), any type; foreground is what is not 0.
+        class_id: The class id of every line.
+
+    Returns:
+        One line a polygon, each ended by a newline; empty for an empty mask. Coordinates have 6 decimals, or one more
+        than the longer side has digits, so that rounding moves a point by less than 0.05 pixels.
+
+    Raises:
+        ValueError: ``mask`` is not two-dimensional.
+    """
+    polygons = mask_to_polygons(mask)
+    height, width = mask.shape
+    decimals = max(6, len(str(max(height, width))) + 1)
+    lines = []
+    for pixels in polygons:
+        values = (pixels / (width, height)).ravel().tolist()
+        lines.append(' '.join([str(class_id), *(f'{value:.{decimals}f}' for value in values)]) + '\n')
+    return ''.join(lines)
+
+
+def check_boxes(boxes: str) -> None:
+    """Raise ``ValueError`` unless ``boxes`` is a way to treat detection boxes."""
+    if boxes not in get_args(Boxes):
+        raise ValueError(f"boxes={boxes!r} is not known: 'error', 'fill' (as rectangles) or 'drop'")
+
+
+def _decode(content: str | bytes, source: str) -> str:
+    if isinstance(content, str):
+        return content.removeprefix('\ufeff')
+    try:
+        return content.decode('utf-8-sig')
+    except UnicodeDecodeError as error:
+        line = content.count(b'\n', 0, error.start) + 1
+        raise LabelError(
+            f'{source}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8 text. If this is a label file, '
+            'save it as UTF-8 without other characters than digits; if not, take it out of the labels folder.'
+        ) from None
+
+
+def _parse_line(line: str, shape: tuple[int, int], names: Sequence[str] | None, boxes: Boxes) -> Polygon | None:
+    tokens = line.split()
+    values = [_parse_number(token, position) for position, token in enumerate(tokens, start=1)]
+    class_id = _class_id(values[0], tokens[0], names)
+    if len(values) == 5:
+        return _parse_box(class_id, values[1:], tokens, shape, boxes)
+    if len(values) % 2 == 0:
+        raise LabelError(
+            f'{len(values) - 1} coordinates after the class id, an odd number: an x or a y is missing, or one is too '
+            'many. Restore the line from the annotation tool, or delete it.'
+        )
+    if len(values) < 7:
+        raise LabelError(
+            f'{(len(values) - 1) // 2} point(s), a polygon has at least three: `class x1 y1 x2 y2 x3 y3`. Delete the '
+            'line, or draw the polygon again.'
+        )
+    return Polygon(class_id, _onto_image(np.array(values[1:]).reshape(-1, 2), shape))
+
+
+def _parse_number(token: str, position: int) -> float:
+    # float() would also take 1_0 and the digits of other scripts.
+    plain = token.isascii() and '_' not in token
+    try:
+        number = float(token) if plain else None
+    except ValueError:
+        number = None
+    if number is None:
+        raise LabelError(
+            f'value {position} is {_shortened(token)}, which is not a number. A line is `class x1 y1 x2 y2 x3 y3 ...`, '
+            'numbers only: correct the value or delete the line.'
+        )
+    if not math.isfinite(number):
+        raise LabelError(
+            f'value {position} is {_shortened(token)}, which is not a finite number. Correct it or delete the line.'
+        )
+    return number
+
+
+def _class_id(value: float, token: str, names: Sequence[str] | None) -> int:
+    if not value.is_integer():
+        raise LabelError(
+            f'class id {_shortened(token)} is not a whole number. A line begins with the class id, counted from 0: '
+            'was it left out?'
+        )
+    known = MAX_CLASSES if names is None else len(names)
+    if not 0 <= value < known:
+        if names is None:
+            remedy = f'ids from 0 to {known - 1} are possible.'
+        else:
+            classes = ', '.join(f'{i} {name!r}' for i, name in enumerate(names))
+            remedy = f'the known classes are {classes}. Correct the id, or name the class in data.yaml and the config.'
+        raise LabelError(f'unknown class id {_shortened(token)}: {remedy}')
+    return int(value)
+
+
+def _parse_box(
+    class_id: int, box: list[float], tokens: list[str], shape: tuple[int, int], boxes: Boxes
+) -> Polygon | None:
+    if boxes == 'drop':
+        return None
+    if boxes == 'error':
+        raise LabelError(
+            'five values: either a detection box `class cx cy w h` among the polygons, or a polygon of only two '
+            "points, which covers no area. For boxes, set the dataset's boxes='fill' (rectangles) or boxes='drop'; a "
+            'two-point polygon has to be drawn again or deleted.'
+        )
+    center_x, center_y, width, height = box
+    if width < 0 or height < 0:
+        raise LabelError(
+            f'a detection box `class cx cy w h` of width {_shortened(tokens[3])} and height {_shortened(tokens[4])}: '
+            'neither can be negative. Correct the line or delete it.'
+        )
+    left, right = center_x - width / 2, center_x + width / 2
+    top, bottom = center_y - height / 2, center_y + height / 2
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+    return Polygon(class_id, _onto_image(corners, shape))
+
+
+def _onto_image(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Move points that lie up to one pixel outside onto the edge; any further out is an error."""
+    height, width = shape
+    margin = 1 / np.array([width, height]) + _TEXT_PRECISION
+    outside = ((points < -margin) | (points > 1 + margin)).any(axis=1)
+    if outside.any():
+        first = int(outside.argmax())
+        x, y = points[first].tolist()
+        raise LabelError(
+            f'point {first + 1} of {len(points)} is (x, y) = ({x:g}, {y:g}), more than one pixel outside the image of '
+            f'{width} x {height} pixels: coordinates are fractions of width and height, from 0 to 1. Pixel coordinates '
+            'have to be divided by the image size; otherwise check that the label belongs to this image.'
+        )
+    return points.clip(0, 1)
+
+
+def _shortened(token: str) -> str:
+    return repr(token if len(token) <= 40 else token[:37] + '...')
+
+
+def _cut_through_holes(outline: np.ndarray, holes: list[np.ndarray]) -> list[np.ndarray]:
+    """Cut a region so that a cut passes through each of its holes; what remains has none.
+
+    A hole that is cut opens towards the cut, and a straight cut closes no new one.
+    """
+    left, top, width, height = cv2.boundingRect(outline)
+    region = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(region, [outline, *holes], 1, offset=(-left, -top))
+    # A hole's outline runs on the foreground around it, so the hole itself lies one pixel further in.
+    boxes = np.array([cv2.boundingRect(hole) for hole in holes]) - (left, top, 0, 0)
+    rows = _stab([(y + 1, y + h - 1) for _, y, _, h in boxes.tolist()])
+    columns = _stab([(x + 1, x + w - 1) for x, _, w, _ in boxes.tolist()])
+    axis, cuts = (0, rows) if len(rows) <= len(columns) else (1, columns)
+    pieces: list[np.ndarray] = []
+    for start, band in zip([0, *cuts], np.split(region, cuts, axis), strict=True):
+        offset = (left, top + start) if axis == 0 else (left + start, top)
+        pieces += cv2.findContours(
+            np.ascontiguousarray(band), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=offset
+        )[0]
+    return pieces
+
+
+def _stab(intervals: list[tuple[int, int]]) -> list[int]:
+    """The fewest positions, ascending, that touch every closed interval."""
+    positions: list[int] = []
+    for first, last in sorted(intervals, key=lambda interval: interval[1]):
+        if not positions or positions[-1] < first:
+            positions.append(last)
+    return positions
+
+
+def _at_least_three_points(points: np.ndarray) -> np.ndarray:
+    return np.pad(points, ((0, max(0, 3 - len(points))), (0, 0)), mode='edge')

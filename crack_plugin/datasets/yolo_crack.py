@@ -1,0 +1,269 @@
+"""Crack datasets exported in YOLO segmentation format, by Roboflow or for Ultralytics, as an MMSegmentation dataset."""
+
+import colorsys
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import cv2
+from mmengine.logging import print_log
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS
+from PIL import UnidentifiedImageError
+
+from crack_plugin.datasets.polygons import MAX_CLASSES, Boxes, check_boxes
+from crack_plugin.datasets.yolo_layout import DataYaml, SplitFiles, find_split, listed, read_data_yaml
+
+MissingLabel = Literal['background', 'error']
+
+
+class ImageError(ValueError):
+    """An image file that cannot be decoded. The message names the file and the remedy."""
+
+
+def foreground_palette(count: int) -> list[list[int]]:
+    """RGB colours for ``count`` foreground classes: red, then the other hues at equal distances."""
+    colors = [colorsys.hsv_to_rgb(i / count, 1, 1) for i in range(count)]
+    return [[round(255 * channel) for channel in color] for color in colors]
+
+
+@DATASETS.register_module()
+class YOLOCrackDataset(BaseSegDataset):
+    """Images with YOLO polygon labels, as exported by Roboflow or laid out for Ultralytics.
+
+    ``LoadYOLOPolygons`` in the pipeline rasterises the labels: the background is label 0, and YOLO id i is label
+    i + 1.
+
+    The files of a split are found through ``data.yaml``, if it is there and names the split: an entry is a folder
+    (with its subfolders), a ``.txt`` list of images, or a list of those, relative to the yaml's ``path`` or to the
+    yaml itself; Roboflow's ``../train/images`` is also tried as ``train/images``. Otherwise the split is
+    ``{split}/images`` or ``images/{split}``. The label of an image is found by replacing the last folder named
+    ``images`` in its path by ``labels``.
+
+    Args:
+        data_root: Folder of the dataset, or its yaml file.
+        split: 'train', 'val', 'test' or any other the dataset has; 'val' and 'valid' mean the same.
+        classes: Names of the foreground classes. The ``names`` in ``data.yaml`` have to be these, or the first of
+            them, in the same order; upper and lower case do not matter.
+        class_map: Name in ``data.yaml`` to name in ``classes``, or to None to leave its polygons out. It lets several
+            names be one class; names it does not mention stand for themselves.
+        missing_label: An image without a label file is all 'background' (one line in the log tells how many are), or
+            an 'error'.
+        boxes: A detection box among the polygons is an 'error', 'fill' draws it as a rectangle, 'drop' leaves it out.
+        metainfo: As in ``BaseSegDataset``: with a selection of ``classes``, the others are ignored (label 255).
+        pipeline: As in ``BaseSegDataset``.
+        indices: As in ``BaseSegDataset``.
+        serialize_data: As in ``BaseSegDataset``.
+        test_mode: As in ``BaseSegDataset``.
+        lazy_init: As in ``BaseSegDataset``; the disk is not read before ``full_init``.
+
+    Raises:
+        FileNotFoundError: A folder, a split, its images or, with ``missing_label='error'``, a label is missing.
+        ValueError: An argument or ``data.yaml`` is wrong, or they contradict each other.
+    """
+
+    METAINFO = {'classes': ('background', 'crack'), 'palette': [[0, 0, 0], *foreground_palette(1)]}
+
+    def __init__(
+        self,
+        data_root: str | Path,
+        split: str = 'train',
+        classes: Sequence[str] = ('crack',),
+        class_map: Mapping[str, str | None] | None = None,
+        missing_label: MissingLabel = 'background',
+        boxes: Boxes = 'error',
+        metainfo: Mapping[str, Any] | None = None,
+        pipeline: Sequence[dict | Callable] = (),
+        indices: int | Sequence[int] | None = None,
+        serialize_data: bool = True,
+        test_mode: bool = False,
+        lazy_init: bool = False,
+    ) -> None:
+        check_boxes(boxes)
+        if missing_label not in get_args(MissingLabel):
+            raise ValueError(f"missing_label={missing_label!r} is not known: 'background' or 'error'")
+        self.split = split
+        self.foreground = _checked_classes(classes)
+        self.class_map = class_map
+        self.missing_label = missing_label
+        self.boxes = boxes
+        # By YOLO id, the same for all samples; known once data.yaml has been read.
+        self._yolo_names: list[str] = []
+        self._yolo_labels: list[int | None] = []
+        own_metainfo = {
+            'classes': ('background', *self.foreground),
+            'palette': [[0, 0, 0], *foreground_palette(len(self.foreground))],
+        }
+        super().__init__(
+            data_root=str(data_root),
+            data_prefix={},
+            metainfo={**own_metainfo, **(metainfo or {})},
+            pipeline=list(pipeline),
+            indices=indices,
+            serialize_data=serialize_data,
+            test_mode=test_mode,
+            lazy_init=lazy_init,
+        )
+
+    def get_label_map(self, new_classes: Sequence[str] | None = None) -> dict[int, int] | None:
+        """As in ``BaseSegDataset``, but compared with the classes of this instance.
+
+        Returns:
+            Label to its label among ``new_classes``, 255 for a class that is not among them; None if nothing changes.
+
+        Raises:
+            ValueError: A new class is none of the dataset's.
+        """
+        old_classes = ['background', *self.foreground]
+        if new_classes is None or list(new_classes) == old_classes:
+            return None
+        unknown = [name for name in new_classes if name not in old_classes]
+        if unknown:
+            raise ValueError(
+                f'metainfo names the classes {unknown}, but the dataset has {old_classes}, and metainfo can only '
+                'select among them. Set `classes` (the foreground names) instead.'
+            )
+        new_labels = {name: label for label, name in enumerate(new_classes)}
+        return {label: new_labels.get(name, 255) for label, name in enumerate(old_classes)}
+
+    def load_data_list(self) -> list[dict[str, str]]:
+        """Find the split's images and labels.
+
+        Returns:
+            ``img_path`` and ``label_path`` of each image, in the order of the image paths. ``get_data_info`` adds
+            what all samples share.
+        """
+        data_yaml = read_data_yaml(Path(self.data_root))
+        self._yolo_names, self._yolo_labels = _match_classes(data_yaml, self.foreground, self.class_map)
+        files = find_split(data_yaml, self.split)
+        self._check_completeness(files)
+        return [{'img_path': image, 'label_path': label} for image, label in files.pairs]
+
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """As in ``BaseSegDataset``: all the pipeline has to know of one sample."""
+        info = super().get_data_info(idx)
+        info.update(
+            missing_label=self.missing_label,
+            boxes=self.boxes,
+            yolo_names=self._yolo_names,
+            yolo_labels=self._yolo_labels,
+            label_map=self.label_map,
+            reduce_zero_label=self.reduce_zero_label,
+            seg_map_path=None,
+            seg_fields=[],
+        )
+        return info
+
+    def prepare_data(self, idx: int) -> Any:
+        """Run the pipeline on one sample.
+
+        Raises:
+            ImageError: The image cannot be decoded.
+            RuntimeError: The pipeline returned nothing. (``BaseDataset`` would put another sample in its place.)
+        """
+        info = self.get_data_info(idx)
+        image = info['img_path']
+        try:
+            data = self.pipeline(info)
+        except (AssertionError, cv2.error, UnidentifiedImageError) as error:
+            if not _is_decoding_failure(error, image):
+                raise
+            raise ImageError(
+                f'image {image} cannot be decoded: it is damaged, incomplete, or not what its extension says. Copy or '
+                'export it again, or remove it together with its label.'
+            ) from error
+        if data is None:
+            raise RuntimeError(
+                f'the pipeline returned nothing for {image}: a transform refused the sample, for instance '
+                'LoadImageFromFile(ignore_empty=True). Remove that option, or the sample.'
+            )
+        return data
+
+    def _check_completeness(self, files: SplitFiles) -> None:
+        """Report what does not fit together, or refuse it."""
+        where = f'split {self.split!r} of {self.data_root}'
+        without = f'{len(files.unlabelled)} of {len(files.pairs)} images have no label file'
+        if files.unlabelled and self.missing_label == 'error':
+            raise FileNotFoundError(
+                f'{where}: {without}: {listed(files.unlabelled)}. Add them (empty files if nothing is to be seen), or '
+                "set missing_label='background'."
+            )
+        if files.unlabelled:
+            _warn(f'{where}: {without} and are taken as background')
+        if files.orphans:
+            _warn(f'{where}: {files.orphans} label files belong to no image and are not used')
+        if files.others:
+            suffixes = ', '.join(f'{n} {suffix or "without extension"}' for suffix, n in sorted(files.others.items()))
+            _warn(f'{where}: files that are no images are not used ({suffixes})')
+
+
+def _checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(classes, str):
+        raise ValueError(f'classes={classes!r} is one string, not a list of names: write classes=({classes!r},)')
+    if not 0 < len(classes) <= MAX_CLASSES:
+        raise ValueError(f'classes has {len(classes)} names: one to {MAX_CLASSES} are possible')
+    if len({name.casefold() for name in classes}) < len(classes):
+        raise ValueError(f'classes={tuple(classes)} names a class twice (upper and lower case do not matter)')
+    if 'background' in classes:
+        raise ValueError(f"classes={tuple(classes)}: 'background' is added by the dataset, name the foreground only")
+    return tuple(classes)
+
+
+def _match_classes(
+    data_yaml: DataYaml, classes: Sequence[str], class_map: Mapping[str, str | None] | None
+) -> tuple[list[str], list[int | None]]:
+    """The class names by YOLO id, and the label that each id is drawn as (None: left out)."""
+    if class_map is None:
+        _check_agreement(data_yaml, classes)
+        names = list(classes) if data_yaml.names is None else data_yaml.names
+        return names, list(range(1, len(names) + 1))
+    if data_yaml.names is None:
+        raise ValueError(f'class_map maps the `names` in {data_yaml.file}, but there are none. Write them there.')
+    names = data_yaml.names
+    unknown = [name for name in class_map if name not in names]
+    if unknown:
+        raise ValueError(f'class_map maps {unknown}, but the names in {data_yaml.file} are {names}. Correct one.')
+    labels: dict[str | None, int | None] = {name.casefold(): label for label, name in enumerate(classes, start=1)}
+    labels[None] = None
+    targets = [class_map.get(name, name) for name in names]
+    keys = [None if target is None else str(target).casefold() for target in targets]
+    lost = [name for name, key in zip(names, keys, strict=True) if key not in labels]
+    if lost:
+        raise ValueError(
+            f'class_map leads {lost} of {data_yaml.file} to none of the classes {tuple(classes)}. Map each to one of '
+            'them, or to None to leave its polygons out.'
+        )
+    return names, [labels[key] for key in keys]
+
+
+def _check_agreement(data_yaml: DataYaml, classes: Sequence[str]) -> None:
+    names = data_yaml.names
+    if names is None:
+        count = data_yaml.content.get('nc')
+        if isinstance(count, int) and count > len(classes):
+            raise ValueError(f'{data_yaml.file}: `nc` is {count}, but classes={tuple(classes)}. Name all classes.')
+        return
+    folded = [name.casefold() for name in classes]
+    if [name.casefold() for name in names] == folded[: len(names)]:
+        return
+    beyond = [name for name in names if name.casefold() not in folded]
+    fault = f'the names {beyond} are not among' if beyond else f'the names {names} are in another order than'
+    suggestion = {name: dict(zip(folded, classes, strict=True)).get(name.casefold()) for name in names}
+    raise ValueError(
+        f"{data_yaml.file}: {fault} the dataset's classes={tuple(classes)}. Set classes={tuple(names)}, or say what "
+        f'each name stands for (None leaves its polygons out): class_map={suggestion}.'
+    )
+
+
+def _is_decoding_failure(error: Exception, image: str) -> bool:
+    """Whether an exception from the pipeline is ``LoadImageFromFile`` at a loss with the bytes of ``image``."""
+    if isinstance(error, cv2.error):
+        # For an empty file, and for a header that claims more than 2 ** 30 pixels. Other undecodable bytes give None,
+        # which LoadImageFromFile asserts against.
+        return error.func in ('imdecode_', 'validateInputImageSize')
+    return isinstance(error, UnidentifiedImageError) or str(error) == f'failed to load image: {image}'
+
+
+def _warn(message: str) -> None:
+    print_log(message, logger='current', level=logging.WARNING)

@@ -1,0 +1,285 @@
+"""Where the files of a YOLO dataset are: ``data.yaml``, folders of images, and the label of each image.
+
+The rules are Ultralytics' (``check_det_dataset``, ``BaseDataset.get_img_files`` and ``img2label_paths`` in
+``ultralytics/data``), with these differences: a relative ``path`` is taken from the yaml file and not from the working
+directory, hidden files are no images, and nothing is skipped without a word.
+"""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import yaml
+from mmengine.logging import print_log
+
+IMAGE_SUFFIXES = frozenset({'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'})
+
+# Roboflow writes valid, Ultralytics val.
+_VALIDATION = ('val', 'valid', 'validation')
+
+
+class DataYaml(NamedTuple):
+    """What a dataset's ``data.yaml`` says.
+
+    Attributes:
+        file: The yaml file, whether it exists or not.
+        root: The folder its entries are relative to.
+        content: Its content, empty if there is no such file.
+        names: The class names by YOLO id, None if it has none.
+    """
+
+    file: Path
+    root: Path
+    content: dict[str, Any]
+    names: list[str] | None
+
+
+class SplitFiles(NamedTuple):
+    """The files of one split.
+
+    Attributes:
+        pairs: Path of each image and of its label, whether that exists or not, in the order of the image paths.
+        unlabelled: The images whose label does not exist.
+        orphans: Number of label files that have no image.
+        others: Suffix to number of files beside the images that are neither images nor labels.
+    """
+
+    pairs: list[tuple[str, str]]
+    unlabelled: list[str]
+    orphans: int
+    others: Counter[str]
+
+
+def read_data_yaml(data_root: Path) -> DataYaml:
+    """Read ``data.yaml``.
+
+    Args:
+        data_root: The dataset's folder, with or without a ``data.yaml``, or a yaml file.
+
+    Raises:
+        FileNotFoundError: ``data_root`` does not exist.
+        ValueError: The file is no YAML, or its ``names`` or ``nc`` are wrong.
+    """
+    if not data_root.exists():
+        raise FileNotFoundError(f'data_root {data_root} does not exist. Correct the path.')
+    file = data_root if data_root.is_file() else data_root / 'data.yaml'
+    if not file.exists():
+        return DataYaml(file, data_root, {}, None)
+    try:
+        content = yaml.safe_load(file.read_bytes())
+    except yaml.YAMLError as error:
+        raise ValueError(f'{file} is not valid YAML: {error}. Correct it, or export the dataset again.') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{file} holds no `key: value` lines such as `train: train/images`. Export the dataset again.')
+    root = file.parent / str(content.get('path') or '')
+    if not root.is_dir():
+        message = f'{file}: its `path` {content["path"]} does not exist here, entries are looked up beside the file'
+        print_log(message, logger='current', level=logging.WARNING)
+        root = file.parent
+    return DataYaml(file, root, content, _class_names(file, content))
+
+
+def find_split(data_yaml: DataYaml, split: str) -> SplitFiles:
+    """Find the images and labels of a split.
+
+    A folder is listed once and no single file is looked at, so that 100,000 images on a network disk start fast.
+
+    Args:
+        data_yaml: As returned by ``read_data_yaml``.
+        split: Name of the split; 'val', 'valid' and 'validation' mean the same.
+
+    Raises:
+        FileNotFoundError: There is no such split, or it has no image, or no folder of labels, or a list names an image
+            that does not exist. The message says what was looked for and what there is.
+    """
+    sources = _sources(data_yaml, split)
+    folders = _list_images(sources)
+    if not folders:
+        raise FileNotFoundError(
+            f'split {split!r} is empty: no image ({", ".join(sorted(IMAGE_SUFFIXES))}) in {listed(sources)}.'
+        )
+    label_folders = {path: _label_folder(path) for path in folders}
+    stems = {path: _label_stems(path) for path in label_folders.values() if path.is_dir()}
+    if not stems:
+        raise FileNotFoundError(
+            f'split {split!r} has no folder of labels: looked for {listed(sorted(label_folders.values()))}. If its '
+            'images really are all background, create that folder and leave it empty.'
+        )
+    return _match(folders, label_folders, stems)
+
+
+def listed(paths: Sequence[object], limit: int = 3) -> str:
+    """The first few paths and the number of the others, for messages."""
+    more = f' and {len(paths) - limit} more' if len(paths) > limit else ''
+    return ', '.join(map(str, paths[:limit])) + more
+
+
+def _class_names(file: Path, content: Mapping[str, Any]) -> list[str] | None:
+    names = content.get('names')
+    if names is None:
+        return None
+    if isinstance(names, dict):
+        by_id = {str(key): name for key, name in names.items()}
+        ids = [str(i) for i in range(len(by_id))]
+        if set(ids) != set(by_id):
+            raise ValueError(f'{file}: `names` has the ids {", ".join(by_id)}; ids count from 0 without a gap.')
+        names = [by_id[i] for i in ids]
+    if not (isinstance(names, list) and names):
+        raise ValueError(f"{file}: `names` is {names!r}, not a list of class names such as ['crack']. Correct it.")
+    count = content.get('nc', len(names))
+    if count != len(names):
+        raise ValueError(f'{file}: `nc` is {count}, but `names` has {len(names)} entries: {names}. Correct one.')
+    return [str(name) for name in names]
+
+
+def _sources(data_yaml: DataYaml, split: str) -> list[Path]:
+    """The folders and list files that hold the split's images; all of them exist."""
+    aliases = [split, *(name for name in _VALIDATION if name != split)] if split in _VALIDATION else [split]
+    for key in aliases:
+        entries = data_yaml.content.get(key)
+        if entries:
+            entries = entries if isinstance(entries, list) else [entries]
+            return [_find_entry(data_yaml, key, str(entry)) for entry in entries]
+    root = data_yaml.root
+    folders = [folder for name in aliases for folder in (root / name / 'images', root / 'images' / name)]
+    for folder in folders:
+        if folder.is_dir():
+            return [folder]
+    keys = f'`{"`, `".join(aliases)}` in {data_yaml.file} and ' if data_yaml.content else ''
+    raise FileNotFoundError(
+        f'no split {split!r} in {root}: looked for {keys}the folders {listed(folders, len(folders))}. '
+        f'There is {_existing(data_yaml)}.'
+    )
+
+
+def _find_entry(data_yaml: DataYaml, key: str, entry: str) -> Path:
+    candidates = [data_yaml.root / entry]
+    if entry.startswith('../'):
+        # Roboflow writes ../train/images for the folder train/images beside the yaml file.
+        candidates.append(data_yaml.root / entry.removeprefix('../'))
+    for candidate in candidates:
+        if candidate.is_dir():
+            # Where an entry names the folder above, the masks or previews in it are no images of the dataset.
+            inner = candidate / 'images'
+            return inner if inner.is_dir() else candidate
+        if candidate.is_file() and candidate.suffix == '.txt':
+            return candidate
+    raise FileNotFoundError(
+        f'{data_yaml.file}: `{key}: {entry}` leads to no folder and no .txt list: looked for {listed(candidates)}. '
+        f'There is {_existing(data_yaml)}. Correct the entry, or delete it to have the folders found by their names.'
+    )
+
+
+def _existing(data_yaml: DataYaml) -> str:
+    """What splits there are, in words."""
+    root = data_yaml.root
+    folders = sorted(str(folder) for folder in [*root.glob('*/images'), *root.glob('images/*')] if folder.is_dir())
+    keys = [key for key in ('train', *_VALIDATION, 'test') if data_yaml.content.get(key)]
+    parts = [f'the folder {folder}' for folder in folders] + [f'`{key}` in {data_yaml.file}' for key in keys]
+    return ', '.join(parts) or 'no folder of images'
+
+
+class _Folder:
+    """A folder of images.
+
+    Attributes:
+        files: Names of its files, hidden ones left out.
+        images: Those of an image format.
+        selected: Those that are images of the split.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.files = _file_names(path)
+        self.images = {name for name in self.files if _suffix(name) in IMAGE_SUFFIXES}
+        self.selected: set[str] = set()
+
+
+def _list_images(sources: Sequence[Path]) -> dict[Path, _Folder]:
+    """The folders that hold images of the split."""
+    folders: dict[Path, _Folder] = {}
+    for source in sources:
+        if source.is_dir():
+            for path in _subfolders(source):
+                folder = folders.setdefault(path, _Folder(path))
+                folder.selected |= folder.images
+        else:
+            _select_from_list(source, folders)
+    return {path: folder for path, folder in folders.items() if folder.selected}
+
+
+def _select_from_list(list_file: Path, folders: dict[Path, _Folder]) -> None:
+    """Select the images that a file lists, one a line, relative to its own folder."""
+    lines = [line.strip() for line in os.fsdecode(list_file.read_bytes()).removeprefix('\ufeff').splitlines()]
+    missing = []
+    for image in [list_file.parent / line for line in lines if line]:
+        if image.parent not in folders and image.parent.is_dir():
+            folders[image.parent] = _Folder(image.parent)
+        if image.parent in folders and image.name in folders[image.parent].files:
+            folders[image.parent].selected.add(image.name)
+        else:
+            missing.append(image)
+    if missing:
+        raise FileNotFoundError(
+            f'{list_file} lists {len(missing)} images that do not exist: {listed(missing)}. Its lines are paths '
+            'relative to its own folder; correct them, or copy the images there.'
+        )
+
+
+def _subfolders(root: Path) -> Iterator[Path]:
+    """``root`` and all folders in it, links included, hidden ones left out."""
+    for path, names, _ in os.walk(root, followlinks=True, onerror=_raise):
+        names[:] = [name for name in names if not name.startswith('.')]
+        yield Path(path)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
+def _label_folder(image_folder: Path) -> Path:
+    """The last folder named ``images`` becomes ``labels``; without one, labels lie beside the images."""
+    parts = list(image_folder.parts)
+    if 'images' not in parts:
+        return image_folder
+    last = len(parts) - 1 - parts[::-1].index('images')
+    return Path(*parts[:last], 'labels', *parts[last + 1 :])
+
+
+def _label_stems(folder: Path) -> set[str]:
+    return {_stem(name) for name in _file_names(folder) if _suffix(name) == '.txt'}
+
+
+def _match(
+    folders: Mapping[Path, _Folder], label_folders: Mapping[Path, Path], stems: Mapping[Path, set[str]]
+) -> SplitFiles:
+    pairs, unlabelled, orphans = [], [], 0
+    others: Counter[str] = Counter()
+    for path, folder in folders.items():
+        label_folder = label_folders[path]
+        labelled = stems.get(label_folder, set())
+        orphans += len(labelled - {_stem(name) for name in folder.images})
+        others.update(_suffix(name) for name in folder.files - folder.images)
+        for name in folder.selected:
+            image, stem = f'{path}/{name}', _stem(name)
+            pairs.append((image, f'{label_folder}/{stem}.txt'))
+            if stem not in labelled:
+                unlabelled.append(image)
+    del others['.txt']  # labels beside the images
+    return SplitFiles(sorted(pairs), sorted(unlabelled), orphans, others)
+
+
+def _file_names(folder: Path) -> set[str]:
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if not entry.name.startswith('.') and entry.is_file()}
+
+
+def _stem(name: str) -> str:
+    return name.rpartition('.')[0] or name
+
+
+def _suffix(name: str) -> str:
+    _, dot, extension = name.rpartition('.')
+    return f'{dot}{extension}'.lower() if dot else ''

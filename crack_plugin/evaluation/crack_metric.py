@@ -1,0 +1,316 @@
+"""One evaluator for cracks: MMSegmentation's own results and the measures of the crack literature."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import MMLogger, print_log
+from mmseg.evaluation import IoUMetric
+from mmseg.registry import METRICS
+from prettytable import PrettyTable
+from torch import Tensor
+
+from crack_plugin.evaluation import measures
+
+IOU_METRICS = ('mIoU', 'mDice', 'mFscore')
+"""What ``IoUMetric`` can compute."""
+
+PIXEL_MEASURES = ('IoU', 'Dice', 'Precision', 'Recall')
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """What one image adds to the dataset's scores; K foreground classes.
+
+    Attributes:
+        img_path: The image's file, None for a sample that has none.
+        areas: Pixels of (intersection, union, prediction, label) by class, each of shape (K + 1,): one entry of
+            ``IoUMetric.results``.
+        histograms: :func:`~crack_plugin.evaluation.measures.probability_histogram` by class, shape (K, 2, 100); None
+            for a prediction without ``seg_logits``.
+        centerline: :func:`~crack_plugin.evaluation.measures.centerline_counts` by class, shape (K, 3).
+        centerline_dice: By class, shape (K,).
+    """
+
+    img_path: str | None
+    areas: tuple[Tensor, Tensor, Tensor, Tensor]
+    histograms: np.ndarray | None
+    centerline: np.ndarray
+    centerline_dice: np.ndarray
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(tp, fp, fn) by foreground class, shape (K, 3)."""
+        intersection, _, predicted, true = (area.numpy()[1:] for area in self.areas)
+        return np.stack([intersection, predicted - intersection, true - intersection], axis=-1)
+
+
+def _class_map(data: Tensor) -> Tensor:
+    """Drop the leading axis that ``PixelData`` puts before (H, W)."""
+    return data.reshape(data.shape[-2:])
+
+
+@METRICS.register_module()
+class CrackMetric(IoUMetric):
+    """All scores of a crack segmentor from one pass and one evaluator entry.
+
+    It returns what :class:`mmseg.evaluation.IoUMetric` returns (``mIoU``, ``mAcc``, ...: percent, rounded to two
+    digits, background included) and, for the foreground alone, as unrounded fractions in [0, 1]:
+
+    - ``crack/IoU``, ``crack/Dice``, ``crack/Precision``, ``crack/Recall``: computed per image, then the plain mean over
+      images. An empty prediction on an empty mask scores 1.
+    - ``crack/dIoU``, ``crack/dDice``, ``crack/dPrecision``, ``crack/dRecall``: the same from the dataset's summed
+      pixels. ``crack/dIoU`` is the crack row of MMSegmentation's class table.
+    - ``crack/ODS``, ``crack/OIS``: F1 at the best of the thresholds 0.01 to 0.99, one for the dataset or one for each
+      image.
+    - ``crack/clIoU``, ``crack/clDice``: centerline scores; clIoU from the dataset's summed pixels, clDice per image.
+
+    :mod:`crack_plugin.evaluation.measures` defines each. Select checkpoints with ``save_best='crack/IoU',
+    rule='greater'``. Pixels labelled ``ignore_index`` are left out of every score.
+
+    Class 0 is the background, every other class of the dataset a foreground class. With several, each score is
+    computed class by class, ``crack/IoU`` is the mean over classes, and ``crack/IoU/<class>`` is there for each.
+
+    Masks are ``pred_sem_seg``, so the model's own threshold acts. ODS and OIS take the foreground probability from
+    ``seg_logits``: the softmax of one logit per class or, from a model with ``out_channels=1``, the probabilities that
+    MMSegmentation stores there. If any prediction has no ``seg_logits`` these two keys are left out, with a warning.
+    Under test-time augmentation stock ``SegTTAModel`` leaves the last augmentation's ``seg_logits`` in the sample, and
+    ODS and OIS are that augmentation's; with ``SAM3TTAModel`` they are the merged prediction's.
+
+    After an evaluation :attr:`per_image` holds each image's scores.
+
+    Args:
+        ignore_index (int): Label of the pixels left out. Defaults to 255.
+        iou_metrics (Sequence[str] | str): Which of 'mIoU', 'mDice' and 'mFscore' to compute beside the crack scores.
+            Defaults to ('mIoU', 'mFscore').
+        tolerance (int): Of clIoU, in pixels. Defaults to 4.
+        nan_to_num (int, optional): Stands for NaN in MMSegmentation's results. Defaults to None.
+        beta (int): Weight of recall in MMSegmentation's F-score. Defaults to 1.
+        collect_device (str): 'cpu' or 'gpu': where ranks exchange results. Defaults to 'cpu'.
+        output_dir (str, optional): Where to write each ``pred_sem_seg`` as PNG. Defaults to None.
+        format_only (bool): Only write the PNGs and score nothing, for images without ground truth. Defaults to False.
+        prefix (str, optional): Put before every key as ``prefix/``. Defaults to None.
+        keep_results (bool): Has no effect, as in ``IoUMetric``; ``tools/test.py --out`` passes it. Defaults to False.
+
+    Attributes:
+        per_image (list[dict]): One dict per image of the last evaluation, in the dataset's order, on rank 0 (empty on
+            other ranks): 'img_path' and the fractions 'IoU', 'Dice', 'Precision' and 'Recall' (means over foreground
+            classes).
+
+    Raises:
+        ValueError: ``iou_metrics`` has an unknown name, ``tolerance`` is negative, or ``format_only`` is set without
+            ``output_dir``. Later, naming the image: shapes, classes or logits that do not fit the dataset.
+    """
+
+    def __init__(
+        self,
+        ignore_index: int = 255,
+        iou_metrics: Sequence[str] | str = ('mIoU', 'mFscore'),
+        tolerance: int = 4,
+        nan_to_num: int | None = None,
+        beta: int = 1,
+        collect_device: str = 'cpu',
+        output_dir: str | None = None,
+        format_only: bool = False,
+        prefix: str | None = None,
+        keep_results: bool = False,
+    ) -> None:
+        iou_metrics = [iou_metrics] if isinstance(iou_metrics, str) else list(iou_metrics)
+        if unknown := set(iou_metrics) - set(IOU_METRICS):
+            raise ValueError(f'iou_metrics has {sorted(unknown)}; choose from {list(IOU_METRICS)}')
+        if tolerance < 0:
+            raise ValueError(f'tolerance is a distance in pixels, got {tolerance}')
+        if format_only and not output_dir:
+            raise ValueError('format_only=True writes predictions and nothing else: give output_dir as well')
+        super().__init__(
+            ignore_index=ignore_index,
+            iou_metrics=iou_metrics,
+            nan_to_num=nan_to_num,
+            beta=beta,
+            collect_device=collect_device,
+            output_dir=output_dir,
+            format_only=format_only,
+            prefix=prefix,
+        )
+        self.tolerance = tolerance
+        self.per_image: list[dict[str, Any]] = []
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Score a batch, one :class:`ImageResult` an image into ``self.results``, and write its PNGs.
+
+        Args:
+            data_batch (Any): Not used.
+            data_samples (Sequence[dict]): Predictions as dicts: ``pred_sem_seg``, ``seg_logits`` and ``gt_sem_seg``
+                with their 'data' of shape (1 or C, H, W).
+
+        Raises:
+            ValueError: A sample does not fit the dataset; the message names its image.
+        """
+        for sample in data_samples:
+            try:
+                if self.format_only:
+                    super().process(data_batch, [sample])
+                else:
+                    self._check_sample(sample)
+                    super().process(data_batch, [sample])
+                    self.results.append(self._score(sample, areas=self.results.pop()))
+            except ValueError as error:
+                raise ValueError(f'{sample.get("img_path", "an image without img_path")}: {error}') from error
+
+    def compute_metrics(self, results: list[ImageResult]) -> dict[str, float]:
+        """Reduce the images' results to the dataset's scores, log them as tables and fill :attr:`per_image`.
+
+        Args:
+            results (list[ImageResult]): One entry an image.
+
+        Returns:
+            dict[str, float]: Scores by key; empty with ``format_only``.
+
+        Raises:
+            ValueError: There is no result.
+        """
+        if self.format_only:
+            return super().compute_metrics(results)
+        if not results:
+            raise ValueError('CrackMetric has nothing to score: the dataloader gave no image')
+        metrics = super().compute_metrics([result.areas for result in results])
+
+        counts = np.stack([result.counts for result in results])
+        scores = measures.overlap_scores(counts)
+        self.per_image = [
+            {'img_path': result.img_path} | {name: float(scores[name][i].mean()) for name in PIXEL_MEASURES}
+            for i, result in enumerate(results)
+        ]
+
+        by_class = {name: scores[name].mean(axis=0) for name in PIXEL_MEASURES}
+        dataset_scores = measures.overlap_scores(counts.sum(axis=0))
+        by_class |= {f'd{name}': dataset_scores[name] for name in PIXEL_MEASURES}
+        by_class |= self._threshold_scores(results)
+        centerline = np.sum([result.centerline for result in results], axis=0)
+        by_class['clIoU'] = measures.overlap_scores(centerline)['IoU']
+        by_class['clDice'] = np.mean([result.centerline_dice for result in results], axis=0)
+
+        self._log_table(by_class)
+        metrics |= {f'crack/{name}': float(values.mean()) for name, values in by_class.items()}
+        if len(self._foreground) > 1:
+            for name, values in by_class.items():
+                pairs = zip(self._foreground, values, strict=True)
+                metrics |= {f'crack/{name}/{class_name}': float(value) for class_name, value in pairs}
+        return metrics
+
+    @staticmethod
+    def intersect_and_union(
+        pred_label: Tensor, label: Tensor, num_classes: int, ignore_index: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Count pixels by class, as ``IoUMetric`` does with three float histograms.
+
+        Those stop counting at 2 ** 24 pixels of a class and are refused by CUDA under
+        ``torch.use_deterministic_algorithms``; whole numbers from one confusion matrix have neither limit, and are
+        faster.
+
+        Args:
+            pred_label (Tensor): Predicted classes, shape (H, W).
+            label (Tensor): True classes, shape (H, W).
+            num_classes (int): Number of classes, background included.
+            ignore_index (int): Label of the pixels left out.
+
+        Returns:
+            tuple[Tensor, Tensor, Tensor, Tensor]: Pixels of intersection, union, prediction and label by class, each of
+            shape (num_classes,), float64 on the CPU.
+        """
+        confusion = measures.confusion_matrix(pred_label, label, num_classes, ignore_index).cpu().double()
+        intersection, predicted, true = confusion.diagonal().clone(), confusion.sum(dim=0), confusion.sum(dim=1)
+        return intersection, predicted + true - intersection, predicted, true
+
+    @property
+    def _foreground(self) -> Sequence[str]:
+        classes = (self.dataset_meta or {}).get('classes', ())
+        if len(classes) < 2:
+            raise ValueError(
+                f'CrackMetric needs a background class and at least one more, but the dataset has {tuple(classes)}'
+            )
+        return classes[1:]
+
+    def _check_sample(self, sample: dict) -> None:
+        """Raise a ``ValueError`` for what ``IoUMetric`` would stumble over later."""
+        if 'gt_sem_seg' not in sample:
+            raise ValueError(
+                'there is no gt_sem_seg to score against: load the labels in the test pipeline, or set '
+                'format_only=True and output_dir to write predictions alone'
+            )
+        size = tuple(sample['gt_sem_seg']['data'].shape[-2:])
+        for key in ('pred_sem_seg', 'seg_logits'):
+            if key in sample and tuple(sample[key]['data'].shape[-2:]) != size:
+                raise ValueError(
+                    f'{key} has shape {tuple(sample[key]["data"].shape)}, its mask {size} (height, width): '
+                    'labels are scored at the size of the image file (load them after any resizing)'
+                )
+        num_classes = 1 + len(self._foreground)
+        channels = len(sample['seg_logits']['data']) if 'seg_logits' in sample else num_classes
+        if channels != num_classes and (channels, num_classes) != (1, 2):
+            raise ValueError(
+                f'seg_logits has {channels} channels, but the dataset has {num_classes} classes; set num_classes '
+                '(and out_channels) of the model to that number'
+            )
+
+    def _score(self, sample: dict, areas: tuple[Tensor, Tensor, Tensor, Tensor]) -> ImageResult:
+        prediction, label = (_class_map(sample[key]['data']) for key in ('pred_sem_seg', 'gt_sem_seg'))
+        label = label.to(prediction.device)
+        valid = label != self.ignore_index
+        classes = range(1, len(self._foreground) + 1)
+
+        histograms = None
+        if 'seg_logits' in sample:
+            probability = self._foreground_probability(sample['seg_logits']['data'].to(prediction.device))
+            histograms = np.stack(
+                [measures.probability_histogram(probability[c - 1], label == c, valid) for c in classes]
+            )
+
+        centerline, centerline_dice = [], []
+        for c in classes:
+            predicted, true = (((mask == c) & valid).cpu().numpy() for mask in (prediction, label))
+            predicted_skeleton, true_skeleton = measures.skeleton(predicted), measures.skeleton(true)
+            centerline.append(measures.centerline_counts(predicted_skeleton, true_skeleton, self.tolerance))
+            centerline_dice.append(measures.centerline_dice(predicted, true, predicted_skeleton, true_skeleton))
+        return ImageResult(
+            sample.get('img_path'), areas, histograms, np.stack(centerline), np.array(centerline_dice, dtype=np.float64)
+        )
+
+    @staticmethod
+    def _foreground_probability(logits: Tensor) -> Tensor:
+        """Probability of each foreground class, shape (K, H, W), float32."""
+        logits = logits.float()
+        probability = logits if len(logits) == 1 else logits.softmax(dim=0)[1:]
+        low, high = (bound.item() for bound in torch.aminmax(probability))
+        if not (0 <= low <= high <= 1):
+            raise ValueError(
+                f'seg_logits give foreground probabilities from {low} to {high}. NaN: the model has diverged, or half '
+                'precision overflowed. Outside [0, 1]: a one-channel seg_logits must be probabilities (after the '
+                'sigmoid), as BaseSegmentor.postprocess_result stores them'
+            )
+        return probability
+
+    def _threshold_scores(self, results: list[ImageResult]) -> dict[str, np.ndarray]:
+        """ODS and OIS by class; empty if a prediction came without ``seg_logits``."""
+        histograms = [result.histograms for result in results if result.histograms is not None]
+        if len(histograms) < len(results):
+            MMLogger.get_current_instance().warning(
+                f'{len(results) - len(histograms)} of {len(results)} predictions have no seg_logits: '
+                'crack/ODS and crack/OIS are left out'
+            )
+            return {}
+        by_class = np.stack(histograms, axis=1)
+        ods, thresholds = np.transpose([measures.ods_f1(images) for images in by_class])
+        best = ', '.join(f'{name} {value:.2f}' for name, value in zip(self._foreground, thresholds, strict=True))
+        print_log(f'threshold of the best F1 over the dataset (ODS): {best}', logger='current')
+        return {'ODS': ods, 'OIS': np.array([measures.ois_f1(images) for images in by_class])}
+
+    def _log_table(self, by_class: dict[str, np.ndarray]) -> None:
+        table = PrettyTable(['Class', *by_class])
+        for i, name in enumerate(self._foreground):
+            table.add_row([name, *(f'{values[i]:.4f}' for values in by_class.values())])
+        if len(self._foreground) > 1:
+            table.add_row(['mean', *(f'{values.mean():.4f}' for values in by_class.values())])
+        print_log(f'crack scores (fractions):\n{table.get_string()}', logger='current')

@@ -1,0 +1,92 @@
+"""Build script: dependencies, and the `.mim` folder that makes configs and tools part of an installation.
+
+OpenMMLab's `mim train PACKAGE CONFIG` and `_base_ = 'PACKAGE::CONFIG'` look for `PACKAGE/.mim/{configs,tools}`.
+A wheel carries copies there, an editable installation links to the checkout.
+"""
+
+import runpy
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+PACKAGE = 'crack_plugin'
+MIM_CONTENT = ('configs', 'tools', 'model-index.yml')
+
+
+class build_py_with_mim(build_py):
+    """``build_py`` that also fills ``crack_plugin/.mim``."""
+
+    def run(self) -> None:
+        super().run()
+        editable = getattr(self, 'editable_mode', False)
+        mim = (ROOT if editable else Path(self.build_lib)) / PACKAGE / '.mim'
+        # What an earlier build left is stale.
+        shutil.rmtree(mim, ignore_errors=True)
+        mim.mkdir(parents=True)
+        for name in MIM_CONTENT:
+            source, target = ROOT / name, mim / name
+            if editable:
+                target.symlink_to(Path('..', '..', name))
+            elif source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns('__pycache__', '.*_cache'))
+            else:
+                shutil.copy2(source, target)
+
+
+setup(
+    name=PACKAGE,
+    version=runpy.run_path(str(ROOT / PACKAGE / 'version.py'))['__version__'],
+    description='SAM 3 with LoRA for text-prompted crack segmentation, as a plugin for MMSegmentation',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    keywords='crack segmentation, SAM 3, LoRA, MMSegmentation, structural inspection',
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+    ],
+    packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
+    include_package_data=True,
+    zip_safe=False,
+    cmdclass={'build_py': build_py_with_mim},
+    python_requires='>=3.11,<3.14',
+    install_requires=[
+        'torch>=2.6',
+        'mmengine>=0.10.7,<0.11',
+        'mmsegmentation>=1.2.2,<1.3',
+        # mmcv is an extra, see below: mmcv and mmcv-lite both provide the module `mmcv`.
+        'transformers>=5,<6',
+        'peft>=0.18',
+        'safetensors',
+        'wandb>=0.22',
+        'numpy',
+        'opencv-python',
+        'scikit-image',
+        'scipy',
+        'matplotlib',
+        'pillow',
+        'prettytable',
+        'pyyaml',
+        # mmsegmentation imports these two without declaring them.
+        'ftfy',
+        'regex',
+        # mmengine imports pkg_resources, which setuptools 81 dropped.
+        'setuptools<81',
+    ],
+    extras_require={
+        # For a new environment: needs no compiler.
+        'lite': ['mmcv-lite>=2.1,<2.2'],
+        # For models that use mmcv's compiled operators.
+        'full': ['mmcv>=2.1,<2.2'],
+        'dev': ['hypothesis', 'mypy', 'pytest', 'pytest-timeout', 'ruff'],
+    },
+)

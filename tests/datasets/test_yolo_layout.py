@@ -1,0 +1,201 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from crack_plugin.datasets.yolo_layout import SplitFiles, find_split, read_data_yaml
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def found(root: Path, split: str = 'train') -> SplitFiles:
+    return find_split(read_data_yaml(root), split)
+
+
+def relative_pairs(root: Path, files: SplitFiles) -> list[tuple[str, ...]]:
+    return [tuple(str(Path(path).relative_to(root)) for path in pair) for pair in files.pairs]
+
+
+@pytest.mark.parametrize(
+    ('images', 'labels'), [('train/images', 'train/labels'), ('images/train', 'labels/train')], ids=['split', 'images']
+)
+def test_folder_layouts(tmp_path, images, labels):
+    touch(tmp_path, f'{images}/b.JPG', f'{images}/a.rf.1.png', f'{images}/sub/c.tiff', f'{labels}/b.txt')
+    assert relative_pairs(tmp_path, found(tmp_path)) == [
+        (f'{images}/a.rf.1.png', f'{labels}/a.rf.1.txt'),
+        (f'{images}/b.JPG', f'{labels}/b.txt'),
+        (f'{images}/sub/c.tiff', f'{labels}/sub/c.txt'),
+    ]
+
+
+@pytest.mark.parametrize('on_disk', ['val', 'valid'])
+@pytest.mark.parametrize('asked', ['val', 'valid'])
+@pytest.mark.parametrize('in_yaml', [True, False])
+def test_val_and_valid_are_the_same_split(tmp_path, on_disk, asked, in_yaml):
+    folder = 'holdout' if in_yaml else on_disk
+    touch(tmp_path, f'{folder}/images/a.jpg', f'{folder}/labels/a.txt')
+    if in_yaml:
+        (tmp_path / 'data.yaml').write_text(f'{on_disk}: holdout/images')
+    assert len(found(tmp_path, asked).pairs) == 1
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        'train: train/images',
+        'train: ./train/images/',
+        'train: ../train/images',  # Roboflow's way, though the folder is beside the yaml
+        'train: train',
+        'train: [train/images]',
+        'train: {root}/train/images',
+        'path: {root}\ntrain: train/images',
+        'path: .\ntrain: train/images',
+        'path: /no/such/folder\ntrain: train/images',
+        'train: train.txt',
+        'val: elsewhere',
+    ],
+)
+def test_data_yaml_entries(tmp_path, content):
+    root = tmp_path / 'export'
+    touch(root, 'train/images/a.jpg', 'train/labels/a.txt', 'train/masks/a.png')
+    (root / 'train.txt').write_text('./train/images/a.jpg\n')
+    (root / 'data.yaml').write_text(content.format(root=root))
+    files = found(root)
+    assert len(files.pairs) == 1
+    image, label = files.pairs[0]
+    assert Path(image).samefile(root / 'train/images/a.jpg')
+    assert Path(label).samefile(root / 'train/labels/a.txt')
+    assert files.unlabelled == []
+
+
+def test_folder_above_the_yaml(tmp_path):
+    touch(tmp_path, 'train/images/a.jpg', 'train/labels/a.txt')
+    (tmp_path / 'configs').mkdir()
+    (tmp_path / 'configs' / 'cracks.yaml').write_text('train: ../train/images')
+    image, label = found(tmp_path / 'configs' / 'cracks.yaml').pairs[0]
+    assert Path(image).samefile(tmp_path / 'train/images/a.jpg')
+    assert Path(label).samefile(tmp_path / 'train/labels/a.txt')
+
+
+def test_several_folders_and_lists(tmp_path):
+    touch(tmp_path, *(f'{part}/{kind}' for part in 'ab' for kind in ('images/1.jpg', 'images/2.jpg', 'labels/1.txt')))
+    (tmp_path / 'list.txt').write_text(f'a/images/2.jpg\r\n\n{tmp_path}/b/images/1.jpg\n')
+    (tmp_path / 'data.yaml').write_text('train: [list.txt, a/images]\nval: list.txt')
+    assert [pair[0] for pair in relative_pairs(tmp_path, found(tmp_path))] == [
+        'a/images/1.jpg',
+        'a/images/2.jpg',
+        'b/images/1.jpg',
+    ]
+    listed = found(tmp_path, 'val')
+    assert len(listed.pairs) == 2
+    assert listed.orphans == 0  # the label of a/images/1.jpg has its image, if not in this split
+
+
+def test_labels_beside_the_images(tmp_path):
+    touch(tmp_path, 'pictures/a.jpg', 'pictures/a.txt')
+    (tmp_path / 'data.yaml').write_text('train: pictures')
+    files = found(tmp_path)
+    assert relative_pairs(tmp_path, files) == [('pictures/a.jpg', 'pictures/a.txt')]
+    assert not files.others
+
+
+def test_the_last_folder_named_images_is_replaced(tmp_path):
+    touch(tmp_path, 'images/cracks/train/images/a.jpg', 'images/cracks/train/labels/a.txt')
+    assert found(tmp_path / 'images/cracks').unlabelled == []
+
+
+def test_what_does_not_fit_is_counted(tmp_path):
+    touch(tmp_path, 'train/images/a.jpg', 'train/images/b.jpg', 'train/images/c.heic', 'train/images/Thumbs.db')
+    touch(tmp_path, 'train/images/._a.jpg', 'train/images/.cache/d.jpg', 'train/labels/b.txt', 'train/labels/z.txt')
+    files = found(tmp_path)
+    assert len(files.pairs) == 2
+    assert files.unlabelled == [str(tmp_path / 'train/images/a.jpg')]
+    assert files.orphans == 1
+    assert files.others == {'.heic': 1, '.db': 1}
+
+
+def assert_message(error: pytest.ExceptionInfo, parts: Sequence[str]) -> None:
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_missing_root(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'data_root .*nowhere does not exist'):
+        read_data_yaml(tmp_path / 'nowhere')
+
+
+def test_unknown_split_tells_what_there_is(tmp_path):
+    touch(tmp_path, 'train/images/a.jpg', 'train/labels/a.txt')
+    with pytest.raises(FileNotFoundError) as error:
+        found(tmp_path, 'test')
+    assert_message(error, ["no split 'test'", 'test/images', 'images/test', f'the folder {tmp_path}/train/images'])
+    (tmp_path / 'data.yaml').write_text('train: train/images\nval: valid/images')
+    with pytest.raises(FileNotFoundError) as error:
+        found(tmp_path, 'test')
+    assert_message(error, ['`test` in ', '`train` in ', '`val` in '])
+
+
+def test_entry_that_leads_nowhere(tmp_path):
+    touch(tmp_path, 'training/images/a.jpg', 'training/labels/a.txt')
+    (tmp_path / 'data.yaml').write_text('train: ../train/images')
+    with pytest.raises(FileNotFoundError) as error:
+        found(tmp_path)
+    assert_message(error, ['`train: ../train/images`', f'{tmp_path}/train/images', f'{tmp_path}/training/images'])
+
+
+def test_list_with_missing_images(tmp_path):
+    touch(tmp_path, 'images/a.jpg', 'labels/a.txt')
+    (tmp_path / 'list.txt').write_text('images/a.jpg\nimages/b.jpg\nnowhere/c.jpg')
+    (tmp_path / 'data.yaml').write_text('train: list.txt')
+    with pytest.raises(FileNotFoundError, match=r'list\.txt lists 2 images that do not exist: .*b\.jpg, .*c\.jpg\.'):
+        found(tmp_path)
+
+
+def test_empty_split(tmp_path):
+    touch(tmp_path, 'train/images/notes.md', 'train/labels/a.txt')
+    with pytest.raises(FileNotFoundError, match=r"split 'train' is empty: no image .* in .*train/images"):
+        found(tmp_path)
+
+
+def test_no_folder_of_labels(tmp_path):
+    touch(tmp_path, 'train/images/a.jpg')
+    with pytest.raises(FileNotFoundError, match=r'no folder of labels: looked for .*train/labels\.'):
+        found(tmp_path)
+    (tmp_path / 'train/labels').mkdir()
+    assert len(found(tmp_path).unlabelled) == 1
+
+
+@pytest.mark.parametrize(
+    ('content', 'names'),
+    [
+        ('nc: 2\nnames: [crack, "1"]', ['crack', '1']),
+        ('names: {1: b, 0: a}', ['a', 'b']),
+        ("names:\n  '0': a\n", ['a']),
+        ('names: [0]', ['0']),
+        ('train: x', None),
+    ],
+)
+def test_class_names(tmp_path, content, names):
+    (tmp_path / 'data.yaml').write_text(content)
+    assert read_data_yaml(tmp_path).names == names
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ('names: {1: a, 2: b}', 'has the ids 1, 2; ids count from 0'),
+        ('names: crack', "`names` is 'crack', not a list"),
+        ('names: []', r'`names` is \[\], not a list'),
+        ('nc: 3\nnames: [a, b]', '`nc` is 3, but `names` has 2'),
+        ('names: [a', 'is not valid YAML'),
+        ('just words', 'holds no `key: value` lines'),
+    ],
+)
+def test_faulty_data_yaml(tmp_path, content, message):
+    (tmp_path / 'data.yaml').write_text(content)
+    with pytest.raises(ValueError, match=rf'data\.yaml.*{message}'):
+        read_data_yaml(tmp_path)

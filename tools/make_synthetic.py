@@ -1,0 +1,71 @@
+"""Draw a synthetic data set: ``python tools/make_synthetic.py OUT --surface asphalt --train 120 --valid 40``."""
+
+import argparse
+from collections.abc import Sequence
+
+from cli import readable_errors
+
+from crack_plugin.datasets.synthetic import DEFECTS, SURFACES, write_dataset
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description='Draw pictures of cracked surfaces with exact YOLO polygons, in the layout of a Roboflow export. '
+        'The same command gives the same files, and does nothing where they are already there.'
+    )
+    parser.add_argument('out', help='folder to write, new or empty')
+    parser.add_argument(
+        '--surface', nargs='+', default=['concrete'], choices=list(SURFACES), help='one or several (default: concrete)'
+    )
+    parser.add_argument(
+        '--defects',
+        nargs='+',
+        default=['crack'],
+        choices=DEFECTS,
+        metavar='NAME',
+        help=f'classes in the order of their ids, from: {", ".join(map(repr, DEFECTS))} (default: crack)',
+    )
+    parser.add_argument('--train', type=int, default=120, help='number of training pictures (default: 120)')
+    parser.add_argument('--valid', type=int, default=40, help='number of validation pictures (default: 40)')
+    parser.add_argument(
+        '--size', type=int, nargs=2, default=[336, 336], metavar=('HEIGHT', 'WIDTH'), help='pixels (default: 336 336)'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='another seed draws other pictures (default: 0)')
+    parser.add_argument(
+        '--negative-share', type=float, default=0.18, help='share of pictures without defects (default: 0.18)'
+    )
+    parser.add_argument(
+        '--label-margin',
+        type=float,
+        nargs=2,
+        default=[0.2, 1.2],
+        metavar=('LOW', 'HIGH'),
+        help='how far labels reach over the dark line on either side, in pixels; each picture takes a value between '
+        'the two (default: 0.2 1.2)',
+    )
+    parser.add_argument('--workers', type=int, default=1, help='processes that draw (default: 1)')
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = make_parser()
+    args = parser.parse_args(arguments)
+    with readable_errors(parser):
+        drawn = write_dataset(
+            args.out,
+            n_train=args.train,
+            n_valid=args.valid,
+            size=tuple(args.size),
+            surfaces=args.surface,
+            defects=args.defects,
+            seed=args.seed,
+            negative_share=args.negative_share,
+            label_margin=tuple(args.label_margin),
+            workers=args.workers,
+        )
+    what = f'{args.train} training and {args.valid} validation pictures'
+    print(f'Wrote {what} to {args.out}.' if drawn else f'{args.out} already holds these {what}.')
+
+
+if __name__ == '__main__':
+    main()
