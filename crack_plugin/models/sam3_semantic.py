@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import torch
 from mmengine.logging import print_log
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase, Sam3Config
 from transformers.masking_utils import create_bidirectional_mask
@@ -75,7 +76,7 @@ def load_base(base: str | dict[str, Any], image_size: int | None = None) -> tupl
                 config = Sam3Config(**detector) if isinstance(detector, dict) else detector
             _set_image_size(config, image_size)
             loaded: Any = Sam3Model.from_pretrained(base, config=config, output_loading_info=True)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise BaseModelError(_unavailable(base, error)) from error
         model, report = loaded
         if report['missing_keys']:
@@ -292,7 +293,7 @@ def _load_tokenizer(base: str) -> PreTrainedTokenizerBase:
         raise BaseModelError(_unavailable(base, error)) from error
 
 
-def _unavailable(base: str, error: OSError) -> str:
+def _unavailable(base: str, error: Exception) -> str:
     if Path(base).is_dir():
         return (
             f'base={base!r} could not be read as a SAM 3: {error} Give a folder that Sam3Model.save_pretrained wrote '

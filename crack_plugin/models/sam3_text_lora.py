@@ -55,8 +55,6 @@ class SAM3TextLoRA(EncoderDecoder):
         loss_decode: One MMSeg loss or a list, applied to (N, K + 1, H, W) logits and (N, H, W) labels.
         threshold: A pixel is foreground where 1 - p(background) exceeds it. Acts on ``pred_sem_seg`` alone.
         test_cfg: ``dict(mode='whole')`` or ``dict(mode='slide', crop_size=(h, w), stride=(h, w))``.
-        decode_head: Read by stock tools (get_flops.py) from the config; SAM 3 brings its own head, so
-            ``dict(type='Sam3MaskDecoder')`` is all it may say.
         pretrained, train_cfg, init_cfg: None; ``mmseg.apis.init_model`` sets them on every model.
 
     Raises:
@@ -76,13 +74,12 @@ class SAM3TextLoRA(EncoderDecoder):
         loss_decode: dict | list[dict] = {'type': 'ForegroundDiceLoss'},  # noqa: B006
         threshold: float = 0.5,
         test_cfg: dict | None = None,
-        decode_head: dict | None = None,
         pretrained: None = None,
         train_cfg: None = None,
         init_cfg: None = None,
     ) -> None:
         _check_arguments(prompts, trainable, threshold)
-        _check_unused(decode_head, pretrained=pretrained, train_cfg=train_cfg, init_cfg=init_cfg)
+        _check_unused(pretrained=pretrained, train_cfg=train_cfg, init_cfg=init_cfg)
         # Built here, because BaseModel would look in mmengine's registry unless a default scope is set.
         BaseSegmentor.__init__(self, data_preprocessor=MODELS.build(dict(data_preprocessor or PREPROCESSOR)))
         self.base = base.to_dict() if isinstance(base, ConfigDict) else base
@@ -431,9 +428,7 @@ def _check_arguments(prompts: Sequence[str], trainable: str, threshold: float) -
         raise ValueError(f'threshold={threshold!r}: a probability between 0 and 1 is wanted.')
 
 
-def _check_unused(decode_head: dict | None, **arguments: Any) -> None:
+def _check_unused(**arguments: Any) -> None:
     given = [name for name, value in arguments.items() if value is not None]
     if given:
         raise ValueError(f'{", ".join(given)}: SAM3TextLoRA takes its weights from base and adapter. Remove it.')
-    if decode_head is not None and dict(decode_head) != {'type': 'Sam3MaskDecoder'}:
-        raise ValueError("decode_head: SAM 3 brings its own; leave it out or say dict(type='Sam3MaskDecoder').")

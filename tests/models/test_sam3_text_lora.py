@@ -226,7 +226,6 @@ def test_losses_of_one_name_add_up(tiny_sam3: dict) -> None:
         ({'threshold': 1.0}, 'between 0 and 1'),
         ({'image_size': 60}, 'multiple of 28'),
         ({'pretrained': 'x.pth'}, 'base and adapter'),
-        ({'decode_head': {'type': 'FCNHead'}}, 'its own'),
         ({'lora': {**LORA, 'target_modules': ['nothing']}}, 'refused by PEFT'),
         ({'lora': {**LORA, 'rank': 3}}, 'refused by PEFT'),
     ],

@@ -13,7 +13,6 @@ model = dict(
     prompts=['crack'],
     lora=dict(r=8, lora_alpha=16, lora_dropout=0.1, target_modules=['q_proj', 'k_proj', 'v_proj', 'o_proj']),
     loss_decode=dict(type='ForegroundDiceLoss'),
-    decode_head=dict(type='Sam3MaskDecoder'),  # for MMSeg's get_flops.py, which asks every config for it
     test_cfg=dict(mode='whole'),
 )
 tta_model = dict(type='SAM3TTAModel')
