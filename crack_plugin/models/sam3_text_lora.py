@@ -34,6 +34,7 @@ REFERENCE_LORA = {
     'lora_dropout': 0.1,
     'target_modules': ['q_proj', 'k_proj', 'v_proj', 'o_proj'],
 }
+PRECISIONS = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
 IGNORE_INDEX = 255
 
 
@@ -52,6 +53,8 @@ class SAM3TextLoRA(EncoderDecoder):
         adapter: PEFT adapter folder to start from, ours or one saved by plain PEFT.
         trainable: 'lora' trains the adapters, 'all' every weight of the semantic path.
         image_size: Side in pixels of the square that images are stretched to; None for the base's own (1008).
+        dtype: Precision of the frozen weights: None for the checkpoint's, 'bfloat16' or 'float16'. Adapters and
+            rotary positions stay in fp32.
         loss_decode: One MMSeg loss or a list, applied to (N, K + 1, H, W) logits and (N, H, W) labels.
         threshold: A pixel is foreground where 1 - p(background) exceeds it. Acts on ``pred_sem_seg`` alone.
         test_cfg: ``dict(mode='whole')`` or ``dict(mode='slide', crop_size=(h, w), stride=(h, w))``.
@@ -71,6 +74,7 @@ class SAM3TextLoRA(EncoderDecoder):
         adapter: str | None = None,
         trainable: str = 'lora',
         image_size: int | None = None,
+        dtype: str | None = None,
         loss_decode: dict | list[dict] = {'type': 'ForegroundDiceLoss'},  # noqa: B006
         threshold: float = 0.5,
         test_cfg: dict | None = None,
@@ -78,7 +82,7 @@ class SAM3TextLoRA(EncoderDecoder):
         train_cfg: None = None,
         init_cfg: None = None,
     ) -> None:
-        _check_arguments(prompts, trainable, threshold)
+        _check_arguments(prompts, trainable, threshold, dtype)
         _check_unused(pretrained=pretrained, train_cfg=train_cfg, init_cfg=init_cfg)
         # Built here, because BaseModel would look in mmengine's registry unless a default scope is set.
         BaseSegmentor.__init__(self, data_preprocessor=MODELS.build(dict(data_preprocessor or PREPROCESSOR)))
@@ -86,6 +90,7 @@ class SAM3TextLoRA(EncoderDecoder):
         self.prompts = list(prompts)
         self.trainable = trainable
         self.threshold = threshold
+        self.dtype = None if dtype is None else PRECISIONS[dtype]
         self.train_cfg = None
         self.test_cfg = ConfigDict(test_cfg or {'mode': 'whole'})
         self.num_classes = self.out_channels = len(prompts) + 1
@@ -103,6 +108,7 @@ class SAM3TextLoRA(EncoderDecoder):
         self.register_buffer('prompt_mask', prompt_mask.bool(), persistent=False)
         self.register_buffer('prompt_features', None, persistent=False)
         self._set_trainable()
+        self._lower_precision()
         self._encode_frozen_prompts()
         self._frozen_keys = self._untrained_keys()
         self.register_state_dict_post_hook(_keep_trained_weights)
@@ -195,10 +201,17 @@ class SAM3TextLoRA(EncoderDecoder):
         Raises:
             ValueError: The model has no adapters.
         """
-        self.sam3 = adapters.merge(self._require_adapters())
+        adapted = self._require_adapters()
+        if self.dtype is None:
+            self.sam3 = adapters.merge(adapted)
+        else:
+            # Adding to rounded weights would round twice: start from the base as it was stored.
+            whole, _ = sam3_semantic.load_base(self.base, self.image_size)
+            self.sam3 = adapters.graft(adapted, whole.float().to(self.prompt_ids.device))
         self.sam3.requires_grad_(False)
         self.trainable = 'lora'
         self._drop_unused()
+        self._lower_precision()
         self._encode_frozen_prompts()
         self._frozen_keys = self._untrained_keys()
 
@@ -260,6 +273,14 @@ class SAM3TextLoRA(EncoderDecoder):
         self._adapter_keys = {f'sam3.{name}' for name, parameter in self.sam3.named_parameters() if 'lora_' in name}
         for name in self._unused:
             self.model.get_submodule(name).requires_grad_(False)
+
+    def _lower_precision(self) -> None:
+        """Cast what is frozen. Parameters only: the rotary positions are buffers, and useless in low precision."""
+        if self.dtype is None:
+            return
+        for name, parameter in self.sam3.named_parameters():
+            if f'sam3.{name}' not in self._adapter_keys:
+                parameter.data = parameter.data.to(self.dtype)
 
     def _encode_frozen_prompts(self) -> None:
         """Encode the prompts once and free the text encoder, if nothing of it trains."""
@@ -419,11 +440,15 @@ def _refuse_partial_load(module: SAM3TextLoRA, incompatible_keys: Any) -> None:
         )
 
 
-def _check_arguments(prompts: Sequence[str], trainable: str, threshold: float) -> None:
+def _check_arguments(prompts: Sequence[str], trainable: str, threshold: float, dtype: str | None) -> None:
     if isinstance(prompts, str) or not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
         raise ValueError(f"prompts={prompts!r}: give a list of texts, one per foreground class, such as ['crack'].")
     if trainable not in ('lora', 'all'):
         raise ValueError(f"trainable={trainable!r}: choose 'lora' or 'all'.")
+    if dtype not in (None, *PRECISIONS):
+        raise ValueError(f'dtype={dtype!r}: choose None, {" or ".join(map(repr, PRECISIONS))}.')
+    if dtype is not None and trainable == 'all':
+        raise ValueError(f"dtype={dtype!r} is the precision of frozen weights, and trainable='all' freezes none.")
     if not 0 < threshold < 1:
         raise ValueError(f'threshold={threshold!r}: a probability between 0 and 1 is wanted.')
 

@@ -1,0 +1,115 @@
+"""Low-precision weights and autocast: how far from fp32, and what the rotary positions need."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers.models.sam3.modeling_sam3 import Sam3Model
+
+from crack_plugin.models import SAM3TextLoRA, sam3_semantic
+
+LORA = {'r': 2, 'lora_alpha': 4, 'lora_dropout': 0.0, 'target_modules': ['q_proj', 'k_proj', 'v_proj', 'o_proj']}
+
+
+@pytest.fixture
+def large(tiny_sam3: dict) -> dict:
+    """A tiny SAM 3 with the token grid of the real one, 72 x 72 at 1008 px, where rounded positions hurt."""
+    vit = tiny_sam3['vision_config']['backbone_config']
+    vit.update(image_size=1008, pretrain_image_size=336, window_size=24, hidden_size=32, num_hidden_layers=1)
+    # Larger weights than at the start of training: attention that is not uniform has to know where it looks.
+    vit.update(global_attn_indexes=[0], initializer_range=0.5)
+    return tiny_sam3
+
+
+def error(result: Tensor, expected: Tensor) -> float:
+    return ((result - expected).norm() / expected.norm()).item()
+
+
+def logits(model: SAM3TextLoRA, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model.eval().encode_decode(images, [{}] * len(images))[:, 1:]
+
+
+def randomised(model: SAM3TextLoRA) -> SAM3TextLoRA:
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if 'lora_' in name:
+                parameter.copy_(torch.randn_like(parameter) * 0.05)
+    return model
+
+
+def test_bf16_weights_with_fp32_adapters(tiny_sam3: dict) -> None:
+    images = torch.randn(2, 3, 56, 56)
+    exact = randomised(SAM3TextLoRA(base=tiny_sam3, lora=LORA))
+    low = randomised(SAM3TextLoRA(base=tiny_sam3, lora=LORA, dtype='bfloat16'))
+    assert low.base_hash == exact.base_hash
+    assert {p.dtype for name, p in low.named_parameters() if 'lora_' in name} == {torch.float32}
+    assert {p.dtype for name, p in low.named_parameters() if 'lora_' not in name} == {torch.bfloat16}
+    result = logits(low, images)
+    assert result.dtype == torch.float32
+    assert 0 < error(result, logits(exact, images)) < 0.05
+    low.train().encode_decode(images, [{}] * 2).sum().backward()
+    assert all(p.grad is not None for p in low.parameters() if p.requires_grad)
+
+
+def test_bf16_autocast(tiny_sam3: dict) -> None:
+    images = torch.randn(2, 3, 56, 56)
+    model = randomised(SAM3TextLoRA(base=tiny_sam3, lora=LORA))
+    expected = logits(model, images)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        result = logits(model, images)
+    assert result.dtype == torch.float32
+    assert 0 < error(result, expected) < 0.05
+
+
+def test_positions_of_a_bf16_checkpoint_are_restored(large: dict, tmp_path: Path) -> None:
+    """Loaded in bf16, the positions of a 72 x 72 grid (1/3 apart) are off by up to 1/24."""
+    SAM3TextLoRA(base=large, lora=None).save_pretrained(tmp_path / 'fp32')
+    Sam3Model.from_pretrained(str(tmp_path / 'fp32')).to(torch.bfloat16).save_pretrained(tmp_path / 'bf16')
+    careless = Sam3Model.from_pretrained(str(tmp_path / 'bf16'), dtype=torch.bfloat16)
+    careful, _ = sam3_semantic.load_base(str(tmp_path / 'bf16'))
+    layer, rounded = (model.vision_encoder.backbone.layers[0] for model in (careful, careless))
+    grid = torch.arange(72) * (24 / 72)
+    exact = torch.stack([grid.repeat(72), grid.repeat_interleave(72)], dim=-1)
+    assert torch.equal(layer.position_ids, exact)
+    assert (rounded.position_ids.float() - exact).abs().max() > 0.03
+    images = torch.randn(1, 3, 1008, 1008)
+    # The same bf16 weights in fp32 arithmetic, so that positions are the only difference.
+    with torch.no_grad():
+        expected, _ = sam3_semantic.encode_images(careful.float(), images)
+        layer.position_ids = rounded.position_ids.float()
+        without_care, _ = sam3_semantic.encode_images(careful, images)
+    assert error(without_care[0], expected[0]) > 1e-4
+
+
+def test_merging_low_precision_weights_rounds_once(tiny_sam3: dict) -> None:
+    images = torch.randn(1, 3, 56, 56)
+    exact = randomised(SAM3TextLoRA(base=tiny_sam3, lora=LORA))
+    low = randomised(SAM3TextLoRA(base=tiny_sam3, lora=LORA, dtype='bfloat16'))
+    exact.merge_adapter()
+    low.merge_adapter()
+    name = 'vision_encoder.backbone.layers.0.attention.q_proj.weight'
+    weight, expected = (dict(model.sam3.named_parameters())[name] for model in (low, exact))
+    assert torch.equal(weight, expected.to(torch.bfloat16))
+    assert error(logits(low, images), logits(exact, images)) < 0.05
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [({'dtype': 'int8'}, 'choose None'), ({'dtype': 'bfloat16', 'trainable': 'all'}, 'freezes none')],
+)
+def test_wrong_precisions_are_named(tiny_sam3: dict, arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SAM3TextLoRA(base=tiny_sam3, **arguments)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
+def test_fp16_autocast_on_a_gpu(tiny_sam3: dict) -> None:
+    images = torch.randn(2, 3, 56, 56, device='cuda')
+    model = randomised(SAM3TextLoRA(base=tiny_sam3, lora=LORA)).cuda()
+    expected = logits(model, images)
+    with torch.autocast('cuda', dtype=torch.float16):
+        assert 0 < error(logits(model, images), expected) < 0.02
