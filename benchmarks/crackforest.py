@@ -1,0 +1,74 @@
+"""Before and after LoRA on real photographs: ``python benchmarks/crackforest.py DATA_ROOT [--seeds 1 2 3]``.
+
+Trains a config once for each seed and prints the per-image crack scores on the validation split, zero-shot and after
+the last epoch (not the best one: that would be selected on the images it is scored on). README's CrackForest table is
+this script's output for configs/sam3_tiny_lora_crack.py.
+"""
+
+import argparse
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COLUMNS = ('crack/IoU', 'crack/Dice', 'crack/Precision', 'crack/Recall', 'crack/clIoU')
+Scores = dict[str, float]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description='Crack scores before and after training, over several seeds.')
+    parser.add_argument('data_root', type=Path, help='dataset in YOLO layout, with train and valid')
+    parser.add_argument('--config', type=Path, default=ROOT / 'configs' / 'sam3_tiny_lora_crack.py')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[1, 2, 3])
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/crackforest'))
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='as in tools/train.py')
+    return parser
+
+
+def run(tool: str, *arguments: str | Path) -> str:
+    """Run one of the tools and return its log; its output goes to the terminal if it fails."""
+    command = [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)]
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if result.returncode:
+        sys.exit(f'{" ".join(command)} failed:\n{result.stdout}')
+    return result.stdout
+
+
+def last_scores(log: str) -> Scores:
+    """The scores in the last validation or test line of a log."""
+    line = [line for line in log.splitlines() if 'crack/IoU: ' in line][-1]
+    return {name: float(value) for name, value in re.findall(r'([\w/]+): ([\d.]+)', line) if name in COLUMNS}
+
+
+def table_row(name: str, scores: Scores) -> str:
+    return f'| {name} | ' + ' | '.join(f'{scores[column]:.3f}' for column in COLUMNS) + ' |'
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print as the command line says."""
+    args = make_parser().parse_args(argv)
+    loaders = [f'{name}_dataloader.dataset.data_root={args.data_root}' for name in ('train', 'val', 'test')]
+    options = ['--cfg-options', *loaders, *args.cfg_options]
+    zero_shot = last_scores(run('test.py', args.config, '--work-dir', args.work_dir / 'zero_shot', *options))
+    after, seconds = [], []
+    for seed in args.seeds:
+        start = time.perf_counter()
+        work_dir = args.work_dir / f'seed_{seed}'
+        log = run('train.py', args.config, '--work-dir', work_dir, *options, f'randomness.seed={seed}')
+        seconds.append(time.perf_counter() - start)
+        after.append(last_scores(log))
+        print(f'seed {seed}: IoU {after[-1]["crack/IoU"]:.3f} after {seconds[-1]:.0f} s', flush=True)
+    mean = {column: statistics.mean(scores[column] for scores in after) for column in COLUMNS}
+    print('\n| | ' + ' | '.join(column.removeprefix('crack/') for column in COLUMNS) + ' |')
+    print('|---' * (len(COLUMNS) + 1) + '|')
+    print(table_row('zero-shot', zero_shot))
+    print(table_row(f'LoRA, last epoch, mean of {len(after)} seeds', mean))
+    print(f'\nMedian seconds of a training, validations included: {statistics.median(seconds):.0f}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,96 @@
+"""The two gaps of the stack: mmcv-lite without operators, and checkpoints that torch >= 2.6 refuses."""
+
+import importlib.util
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_tool
+from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.utils.dl_utils import mmcv_full_available
+from mmseg.registry import METRICS, MODELS
+
+from crack_plugin import compat
+
+lite = pytest.mark.skipif(importlib.util.find_spec('mmcv._ext') is not None, reason='full mmcv has its operators')
+
+
+@lite
+def test_mmseg_imports_with_mmcv_lite_and_nobody_takes_it_for_full_mmcv() -> None:
+    assert 'mmcv._ext' not in sys.modules
+    assert not mmcv_full_available()
+    # mmseg's own models are there, ours beside them
+    assert {'UNet', 'MixVisionTransformer', 'PIDNet', 'SAM3TextLoRA', 'ForegroundDiceLoss'} <= set(MODELS.module_dict)
+    assert 'CrackMetric' in METRICS
+
+
+@lite
+def test_missing_operator_says_what_to_install() -> None:
+    from mmcv.ops import sigmoid_focal_loss
+
+    with pytest.raises(RuntimeError, match=r'full mmcv: pip uninstall mmcv-lite'):
+        sigmoid_focal_loss(torch.zeros(1, 1), torch.zeros(1, dtype=torch.long), 2.0, 0.25, None, 'mean')
+
+
+def test_without_any_mmcv_the_error_names_it() -> None:
+    """In a fresh process whose import system hides mmcv."""
+    hide = (
+        'import importlib.util as u; find = u.find_spec\n'
+        "u.find_spec = lambda name, *a: None if name == 'mmcv' else find(name, *a)\n"
+        'import crack_plugin'
+    )
+    result = run_tool('-c', hide)
+    assert result.returncode != 0
+    assert 'pip install mmcv-lite==2.1.0' in result.stderr
+
+
+def test_mmengine_checkpoint_loads_with_weights_only(tmp_path: Path) -> None:
+    hub = MessageHub('compat')
+    for value in (1.0, 3.0):
+        hub.update_scalar('train/loss', value)
+    hub.update_info('best_score', np.float64(0.5))
+    hub.update_info('flags', np.array([True, False]))
+    torch.save({'message_hub': hub.state_dict(), 'state_dict': {'w': torch.ones(2)}}, tmp_path / 'x.pth')
+    loaded = torch.load(tmp_path / 'x.pth', weights_only=True)
+    buffer = loaded['message_hub']['log_scalars']['train/loss']
+    assert isinstance(buffer, HistoryBuffer)
+    assert buffer.mean() == 2.0
+    assert loaded['message_hub']['runtime_info']['best_score'] == 0.5
+
+
+class Reduced:
+    """Unpickles to a call of ``function``."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+@pytest.mark.parametrize(
+    'payload',
+    [
+        Reduced(os.system, 'true'),
+        Reduced(getattr, HistoryBuffer, '__init__'),
+        Reduced(getattr, dict, 'fromkeys'),
+        Reduced(eval, '1'),
+    ],
+    ids=['os.system', 'private attribute', 'attribute of another type', 'eval'],
+)
+def test_malicious_checkpoint_is_refused(payload: Reduced, tmp_path: Path) -> None:
+    torch.save({'state_dict': payload}, tmp_path / 'evil.pth')
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / 'evil.pth')
+
+
+def test_nothing_is_done_twice() -> None:
+    before = list(torch.serialization.get_safe_globals())
+    compat.allow_mmengine_checkpoints()
+    compat.allow_mmcv_lite()
+    assert torch.serialization.get_safe_globals() == before
