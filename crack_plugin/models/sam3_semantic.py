@@ -7,7 +7,7 @@ pixel. The DETR decoder, the geometry encoder, the scoring and the instance mask
 import copy
 import gzip
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +16,7 @@ import torch
 from mmengine.logging import print_log
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase, Sam3Config
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.sam3.modeling_sam3 import Sam3Model
@@ -159,6 +160,31 @@ def drop_modules(model: Sam3, names: Sequence[str]) -> None:
     for name in names:
         parent, _, child = name.rpartition('.')
         setattr(model.get_submodule(parent), child, nn.Identity())
+
+
+def checkpoint_activations(model: Sam3) -> None:
+    """Keep only the inputs of each block for the backward pass, which computes the rest again.
+
+    ``gradient_checkpointing_enable`` raises for ``Sam3Model``, and its ViT layers would heed only training mode, which
+    a frozen model is not in. Non-reentrant, because the reentrant kind gives no gradient to adapters behind inputs
+    that need none.
+    """
+    vision, decoder = model.vision_encoder, model.mask_decoder
+    blocks = [*vision.backbone.layers, *vision.neck.fpn_layers[:-1], *model.detr_encoder.layers]
+    for block in (*blocks, decoder.prompt_cross_attn, decoder.pixel_decoder):
+        block.forward = _Checkpointed(block.forward)
+
+
+class _Checkpointed:
+    """A forward that is run again in the backward pass, wherever gradients are being recorded."""
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        self.forward = forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return self.forward(*args, **kwargs)
+        return checkpoint(self.forward, *args, use_reentrant=False, **kwargs)
 
 
 def encode_prompts(model: Sam3, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

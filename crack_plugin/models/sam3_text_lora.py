@@ -55,6 +55,8 @@ class SAM3TextLoRA(EncoderDecoder):
         image_size: Side in pixels of the square that images are stretched to; None for the base's own (1008).
         dtype: Precision of the frozen weights: None for the checkpoint's, 'bfloat16' or 'float16'. Adapters and
             rotary positions stay in fp32.
+        activation_checkpointing: Compute activations again in the backward pass instead of keeping them: less memory,
+            more time, the same gradients.
         loss_decode: One MMSeg loss or a list, applied to (N, K + 1, H, W) logits and (N, H, W) labels.
         threshold: A pixel is foreground where 1 - p(background) exceeds it. Acts on ``pred_sem_seg`` alone.
         test_cfg: ``dict(mode='whole')`` or ``dict(mode='slide', crop_size=(h, w), stride=(h, w))``.
@@ -75,6 +77,7 @@ class SAM3TextLoRA(EncoderDecoder):
         trainable: str = 'lora',
         image_size: int | None = None,
         dtype: str | None = None,
+        activation_checkpointing: bool = False,
         loss_decode: dict | list[dict] = {'type': 'ForegroundDiceLoss'},  # noqa: B006
         threshold: float = 0.5,
         test_cfg: dict | None = None,
@@ -109,6 +112,8 @@ class SAM3TextLoRA(EncoderDecoder):
         self.register_buffer('prompt_features', None, persistent=False)
         self._set_trainable()
         self._lower_precision()
+        if activation_checkpointing:
+            sam3_semantic.checkpoint_activations(self.model)
         self._encode_frozen_prompts()
         self._frozen_keys = self._untrained_keys()
         self.register_state_dict_post_hook(_keep_trained_weights)
