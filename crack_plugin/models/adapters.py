@@ -35,9 +35,11 @@ def inject(model: nn.Module, lora: Mapping[str, Any]) -> PeftModel:
         AdapterError: ``target_modules`` matches nothing, or an argument is unknown to PEFT.
     """
     try:
-        return get_peft_model(model, LoraConfig(**lora))
+        peft_model = get_peft_model(model, LoraConfig(**lora))
     except (TypeError, ValueError) as error:
         raise AdapterError(f'lora={dict(lora)!r} was refused by PEFT: {error}') from error
+    _refuse_base_weights(peft_model, f'lora={dict(lora)!r}')
+    return peft_model
 
 
 def inject_from(model: nn.Module, folder: str | Path, lora: Mapping[str, Any] | None, base_hash: str) -> PeftModel:
@@ -66,6 +68,7 @@ def inject_from(model: nn.Module, folder: str | Path, lora: Mapping[str, Any] | 
         peft_model = get_peft_model(model, config)
     except ValueError as error:
         raise AdapterError(f'adapter {folder} does not fit the base model: {error}') from error
+    _refuse_base_weights(peft_model, f'adapter {folder}')
     load_weights(peft_model, weights, str(folder))
     return peft_model
 
@@ -178,6 +181,15 @@ def check_base(made_for: str | None, base_hash: str, source: str) -> None:
         raise AdapterError(
             f'{source} was trained on other base weights (hash {made_for[:12]}, this base has {base_hash[:12]}): '
             'its adapters mean nothing here. Point `base` at the model it was trained on.'
+        )
+
+
+def _refuse_base_weights(model: PeftModel, source: str) -> None:
+    trained = [name for name, value in model.named_parameters() if value.requires_grad and 'lora_' not in name]
+    if trained:
+        raise AdapterError(
+            f'{source} trains {len(trained)} weights of the base too, the first is {trained[0]}, which checkpoints of '
+            "adapters do not hold. Take out `bias` and `modules_to_save`, or train everything with trainable='all'."
         )
 
 

@@ -228,6 +228,7 @@ def test_losses_of_one_name_add_up(tiny_sam3: dict) -> None:
         ({'pretrained': 'x.pth'}, 'base and adapter'),
         ({'lora': {**LORA, 'target_modules': ['nothing']}}, 'refused by PEFT'),
         ({'lora': {**LORA, 'rank': 3}}, 'refused by PEFT'),
+        ({'lora': {**LORA, 'bias': 'lora_only'}}, 'weights of the base too'),
     ],
 )
 def test_wrong_arguments_are_named(tiny_sam3: dict, arguments: dict, message: str) -> None:
