@@ -238,8 +238,7 @@ class SAM3TextLoRA(EncoderDecoder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}-')
         try:
-            whole.save_pretrained(scratch)
-            tokenizer.save_pretrained(scratch)
+            sam3_semantic.save_base(whole, tokenizer, scratch)
             Path(scratch).chmod(0o755)
             Path(scratch).replace(folder)
         finally:
