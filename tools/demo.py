@@ -1,7 +1,8 @@
 """What LoRA adds, shown on a CPU in minutes: ``python tools/demo.py`` (or ``make demo``).
 
 Draws pictures of a surface that the embedded tiny SAM 3 has not seen, tests it zero-shot, trains adapters, tests again,
-paints a prediction, and prints both results. All of it goes through the tools and the config that real work takes.
+paints the predictions, writes a report, and prints both results. All of it goes through the tools and the config that
+real work takes.
 """
 
 import argparse
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cli import readable_errors
+from report import main as report
 from test import test
 from train import train
 
@@ -49,25 +51,29 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     with readable_errors(parser):
         from crack_plugin.datasets.synthetic import write_dataset
 
-        print(f'[1/4] drawing {args.train} + {args.valid} pictures of cracked masonry in {args.data}')
+        print(f'[1/5] drawing {args.train} + {args.valid} pictures of cracked masonry in {args.data}')
         write_dataset(args.data, args.train, args.valid, size=(336, 336), surfaces='masonry', seed=1)
     loaders = [f'{name}_dataloader.dataset.data_root={args.data}' for name in ('train', 'val', 'test')]
     options = ['--cfg-options', *loaders, *args.cfg_options]
 
-    print('[2/4] testing the embedded tiny SAM 3 zero-shot')
+    print('[2/5] testing the embedded tiny SAM 3 zero-shot')
     before = test([str(CONFIG), '--work-dir', str(args.work_dir / 'zero_shot'), *options])
-    print('[3/4] training LoRA adapters')
+    print('[3/5] training LoRA adapters')
     train([str(CONFIG), '--work-dir', str(args.work_dir), *options])
-    print('[4/4] testing with the adapters, and painting the predictions')
+    print('[4/5] testing with the adapters, and painting the predictions')
     last = Path((args.work_dir / 'last_checkpoint').read_text())
     painted = args.work_dir / 'painted'
     after = test([str(CONFIG), str(last), '--work-dir', str(args.work_dir), '--show-dir', str(painted), *options])
+
+    print('[5/5] writing the report')
+    report([str(args.work_dir)])
 
     rows = {'zero-shot': before, 'with LoRA': after}
     print(
         f'\n{args.valid} validation pictures, means over pictures (clIoU over all pixels):\n\n{results_table(rows)}\n'
     )
     overlay = min(painted.rglob('*.png'))
+    print(f'The report: {args.work_dir / "report" / "report.html"}')
     print(f'An overlay (left: label, right: prediction): {overlay}')
     print(f'Adapters: {last} ({last.stat().st_size / 1e6:.1f} MB with the optimizer)')
     return rows

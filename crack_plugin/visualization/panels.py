@@ -1,0 +1,127 @@
+"""Label maps as pictures: overlays, differences, and the panels that show an example.
+
+All colours are of the palette of Okabe and Ito, "Color Universal Design" (2008), which readers with any kind of colour
+vision can tell apart.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from skimage.color import gray2rgb, label2rgb, rgb2gray
+
+ORANGE, SKY_BLUE, GREEN, YELLOW = '#E69F00', '#56B4E9', '#009E73', '#F0E442'
+BLUE, VERMILLION, PURPLE = '#0072B2', '#D55E00', '#CC79A7'
+CLASS_COLORS = (ORANGE, SKY_BLUE, GREEN, YELLOW, BLUE, VERMILLION, PURPLE)
+"""Colour of foreground class c is ``CLASS_COLORS[(c - 1) % 7]``."""
+
+FOUND, FALSE_ALARM, MISSED = 1, 2, 3
+DIFFERENCE_COLORS = (SKY_BLUE, YELLOW, VERMILLION)
+DIFFERENCE_NAMES = ('found', 'false alarm', 'missed')
+IGNORED = 255
+
+
+def overlay(image: np.ndarray, labels: np.ndarray, alpha: float = 0.6) -> np.ndarray:
+    """Paint the foreground classes over an image.
+
+    Args:
+        image: RGB, shape (H, W, 3), uint8.
+        labels: 0 for the background, 1 to K for the classes, 255 for ignored pixels, shape (H, W).
+        alpha: Opacity of the paint, in [0, 1].
+
+    Returns:
+        RGB, shape (H, W, 3), uint8; background and ignored pixels are the image's own.
+    """
+    return _paint(image / 255, np.where(labels == IGNORED, 0, labels), CLASS_COLORS, alpha)
+
+
+def paint_labels(labels: np.ndarray) -> np.ndarray:
+    """A label map in colours on black, ignored pixels grey.
+
+    Args:
+        labels: As for :func:`overlay`.
+
+    Returns:
+        RGB, shape (H, W, 3), uint8.
+    """
+    ignored = labels == IGNORED
+    background = np.where(ignored, 0.5, 0.0)
+    return _paint(gray2rgb(background), np.where(ignored, 0, labels), CLASS_COLORS, alpha=1)
+
+
+def difference(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Compare two label maps pixel by pixel.
+
+    Args:
+        prediction: Predicted labels, shape (H, W).
+        truth: True labels, shape (H, W), 255 where ignored.
+
+    Returns:
+        Shape (H, W), uint8: 0 where both are background or the truth is ignored, ``FOUND`` where a foreground class is
+        predicted rightly, ``FALSE_ALARM`` where one is predicted on background, ``MISSED`` where one is taken for
+        background or for another class.
+    """
+    result = np.zeros(truth.shape, np.uint8)
+    result[(truth == 0) & (prediction > 0)] = FALSE_ALARM
+    result[(truth > 0) & (prediction != truth)] = MISSED
+    result[(truth > 0) & (prediction == truth)] = FOUND
+    result[truth == IGNORED] = 0
+    return result
+
+
+def paint_difference(image: np.ndarray, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The :func:`difference` in colours over the darkened grey image.
+
+    Args:
+        image: RGB, shape (H, W, 3), uint8.
+        prediction: Predicted labels, shape (H, W).
+        truth: True labels, shape (H, W), 255 where ignored.
+
+    Returns:
+        RGB, shape (H, W, 3), uint8.
+    """
+    darkened = 0.4 * gray2rgb(rgb2gray(image))
+    return _paint(darkened, difference(prediction, truth), DIFFERENCE_COLORS, alpha=1)
+
+
+def save_panel(path: Path, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, title: str) -> None:
+    """Write image, ground truth, prediction and difference side by side as PNG.
+
+    Args:
+        path: File to write.
+        image: RGB, shape (H, W, 3), uint8.
+        truth: True labels, shape (H, W), 255 where ignored.
+        prediction: Predicted labels, shape (H, W).
+        title: Written above, taken as it is (no mathematical notation).
+    """
+    pictures = {
+        'image': image,
+        'ground truth': paint_labels(truth),
+        'prediction': paint_labels(prediction),
+        'difference': paint_difference(image, prediction, truth),
+    }
+    side = 3.6  # inches
+    ratio = float(np.clip(image.shape[0] / image.shape[1], 0.25, 3))
+    figure = Figure(figsize=(4 * side, side * ratio + 1.1), dpi=100, layout='constrained')
+    for axes, (name, picture) in zip(figure.subplots(1, 4), pictures.items(), strict=True):
+        axes.imshow(picture)
+        axes.set_title(name)
+        axes.set_axis_off()
+    figure.suptitle(title, parse_math=False)
+    legend = zip(DIFFERENCE_NAMES, DIFFERENCE_COLORS, strict=True)
+    handles = [Patch(facecolor=color, edgecolor='black', label=name) for name, color in legend]
+    figure.legend(handles=handles, loc='outside lower right', ncols=3, frameon=False)
+    figure.savefig(path)
+
+
+def _paint(image: np.ndarray, labels: np.ndarray, colors: tuple[str, ...], alpha: float) -> np.ndarray:
+    """Paint labels from 1 on over an RGB image in [0, 1]."""
+    present = np.unique(labels[labels > 0])
+    if not present.size:
+        return np.rint(255 * image).astype(np.uint8)
+    shown = [to_rgb(colors[(label - 1) % len(colors)]) for label in present]
+    painted = label2rgb(labels, image, colors=shown, alpha=alpha, bg_label=0, saturation=1)
+    painted[labels == 0] = image[labels == 0]
+    return np.rint(255 * painted).astype(np.uint8)

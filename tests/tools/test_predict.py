@@ -1,0 +1,293 @@
+"""`tools/predict.py`: masks, overlays and areas of images, folders, patterns and videos; resuming; refusals."""
+
+import csv
+import runpy
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import CONFIGS, TINY_SAM3, TOOLS
+from matplotlib.colors import to_rgb
+from mmengine.config import Config
+from mmseg.apis import inference_model, init_model
+
+from crack_plugin.visualization.panels import CLASS_COLORS, overlay
+
+
+@pytest.fixture(scope='module')
+def tool() -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(TOOLS)
+        return runpy.run_path(str(TOOLS / 'predict.py'))
+
+
+@pytest.fixture(scope='module')
+def trained(crack_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A config, and the same weights as checkpoint and as adapter folder."""
+    folder = tmp_path_factory.mktemp('trained')
+    config = folder / 'tiny.py'
+    config.write_text(
+        f"""
+_base_ = {str(CONFIGS / 'sam3_lora_crack.py')!r}
+model = dict(base={{'_delete_': True, **{TINY_SAM3!r}}})
+data_root = {str(crack_folder)!r}
+"""
+    )
+    torch.manual_seed(0)
+    model = init_model(str(config), device='cpu')
+    for name, parameter in model.named_parameters():
+        if 'lora_B' in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    meta = {'dataset_meta': {'classes': ('background', 'crack'), 'palette': [[0, 0, 0], [255, 0, 0]]}}
+    torch.save({'meta': meta, 'state_dict': model.state_dict()}, folder / 'weights.pth')
+    model.save_adapter(folder / 'adapter')
+    return {'config': config, 'checkpoint': folder / 'weights.pth', 'adapter': folder / 'adapter'}
+
+
+@pytest.fixture
+def predict(tool: dict[str, Any], trained: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
+    """Runs the tool with the trained checkpoint; the output folder."""
+
+    def call(*images: str | Path, options: tuple[str | Path, ...] = (), out: str = 'out', weights: bool = True) -> Path:
+        chosen = ['--checkpoint', trained['checkpoint']] if weights else []
+        arguments = [*images, '--config', trained['config'], '--out', tmp_path / out, '--device', 'cpu', *chosen]
+        tool['main']([str(argument) for argument in (*arguments, *options)])
+        return tmp_path / out
+
+    return call
+
+
+@pytest.fixture
+def images(crack_folder: Path, tmp_path: Path) -> Path:
+    """A folder of three images, one in a subfolder."""
+    folder = tmp_path / 'site'
+    (folder / 'pier 2').mkdir(parents=True)
+    sources = sorted((crack_folder / 'valid' / 'images').iterdir())
+    for source, name in zip(sources, ('a', 'b', 'pier 2/c'), strict=True):
+        shutil.copy(source, folder / f'{name}{source.suffix}')
+    return folder
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    with (out / 'predictions.csv').open(newline='', encoding='utf-8') as file:
+        return list(csv.DictReader(file))
+
+
+def mask_of(out: Path, name: str) -> np.ndarray:
+    return cv2.imread(str(out / 'masks' / f'{name}.png'), cv2.IMREAD_UNCHANGED)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob('*') if file.is_file()}
+
+
+def refusal(call: Callable[[], object], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
+    with pytest.raises(SystemExit) as exit_info:
+        call()
+    assert exit_info.value.code == code
+    return capsys.readouterr().err
+
+
+def test_masks_areas_and_scores_are_those_of_the_logits(predict, images: Path, trained: dict[str, Path]) -> None:
+    model = init_model(str(trained['config']), str(trained['checkpoint']), device='cpu')
+
+    def crack_probability(image: str) -> np.ndarray:
+        return inference_model(model, image).seg_logits.data.softmax(dim=0)[1].numpy()
+
+    # A threshold that splits the first image, and that no pixel is close to.
+    values = np.sort(crack_probability(str(next(images.glob('a.*')))).ravel())[1000:2000]
+    gap = np.diff(values).argmax()
+    threshold = (values[gap] + values[gap + 1]) / 2
+
+    rows = rows_of(out := predict(images, options=('--threshold', str(threshold))))
+    assert [row['mask'] for row in rows] == ['masks/a.png', 'masks/b.png', 'masks/pier 2/c.png']
+    assert 1000 < int(rows[0]['pixels']) < 2072
+    for row in rows:
+        probability = crack_probability(row['image'])
+        crack = probability > threshold
+        mask = cv2.imread(str(out / row['mask']), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(mask, 255 * crack.astype(np.uint8))
+        assert (row['width'], row['height'], row['class_name']) == ('64', '48', 'crack')
+        assert int(row['pixels']) == crack.sum()
+        assert float(row['share']) == pytest.approx(crack.mean(), abs=1e-8)
+        assert float(row['score']) == pytest.approx(probability[crack].mean() if crack.any() else 0, abs=1e-6)
+
+
+def test_overlay_is_the_painted_image(predict, images: Path) -> None:
+    out = predict(images)
+    image = cv2.imread(str(next(images.glob('a.*'))))[..., ::-1]
+    painted = overlay(image, (mask_of(out, 'a') > 0).astype(np.uint8))
+    saved = cv2.imread(str(out / 'overlays' / 'a.jpg'))[..., ::-1]
+    jpeg_error = np.abs(saved.astype(int) - painted).mean()
+    assert jpeg_error < 0.2 * np.abs(saved.astype(int) - image).mean()
+
+
+def test_overlay_leaves_the_background(images: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (5, 4, 3)).astype(np.uint8)
+    labels = np.zeros((5, 4), np.uint8)
+    labels[0, 0], labels[1, 1], labels[2, 2] = 1, 2, 255
+    painted = overlay(image, labels, alpha=0.25)
+    changed = (painted != image).any(axis=-1)
+    assert changed.sum() == 2
+    assert changed[0, 0]
+    for label, pixel in ((1, (0, 0)), (2, (1, 1))):
+        color = 255 * np.array(to_rgb(CLASS_COLORS[label - 1]))
+        np.testing.assert_allclose(painted[pixel], 0.75 * image[pixel] + 0.25 * color, atol=0.51)
+
+
+def test_nothing_found_scores_zero(predict, images: Path) -> None:
+    out = predict(images, options=('--threshold', '0.999999'))
+    assert {(row['pixels'], row['share'], row['score']) for row in rows_of(out)} == {('0', '0.0', '0.0')}
+    assert not mask_of(out, 'a').any()
+
+
+def test_files_patterns_and_folders_name_their_masks(predict, images: Path) -> None:
+    single = next(images.glob('a.*'))
+    out = predict(single, f'{images}/*/*', f'{images}/p*/c*')
+    assert [row['mask'] for row in rows_of(out)] == ['masks/a.png', 'masks/pier 2/c.png']
+
+
+def test_interrupted_run_goes_on(predict, tool, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    whole = files_of(predict(images, out='whole'))
+    predicted = []
+    namespace = tool['predict_all'].__globals__
+    original = namespace['predict_one']
+
+    def counted(image, *arguments):
+        if len(predicted) == 2:
+            raise KeyboardInterrupt
+        predicted.append(image)
+        return original(image, *arguments)
+
+    monkeypatch.setitem(namespace, 'predict_one', counted)
+    with pytest.raises(KeyboardInterrupt):
+        predict(images)
+    # What a kill leaves of the last line; the image is then not done.
+    table = images.parent / 'out' / 'predictions.csv'
+    table.write_text(table.read_text()[:-5])
+
+    predicted.clear()
+    monkeypatch.setitem(
+        namespace, 'predict_one', lambda *arguments: (predicted.append(arguments[0]), original(*arguments))[1]
+    )
+    capsys.readouterr()
+    out = predict(images)
+    assert [Path(image).stem for image in predicted] == ['b', 'c']
+    assert '1 images or frames are done already and skipped' in capsys.readouterr().out
+    assert files_of(out) == whole
+
+    predicted.clear()
+    predict(images, options=('--overwrite',))
+    assert len(predicted) == 3
+    assert files_of(out) == whole
+
+
+def test_missing_output_is_made_again(predict, images: Path) -> None:
+    out = predict(images)
+    whole = files_of(out)
+    (out / 'overlays' / 'b.jpg').unlink()
+    assert files_of(predict(images)) == whole
+
+
+def test_other_settings_do_not_mix(predict, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict(images)
+    assert 'model.threshold' in refusal(lambda: predict(images, options=('--threshold', '0.3')), capsys)
+    assert 'sha256' in refusal(lambda: predict(images, weights=False), capsys)
+    predict(images, options=('--threshold', '0.3', '--overwrite'))
+
+
+def test_foreign_masks_are_not_overwritten(predict, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth = images.parent / 'data' / 'masks' / 'a.png'
+    truth.parent.mkdir(parents=True)
+    truth.write_bytes(b'ground truth')
+    assert 'data/masks' in refusal(lambda: predict(images, out='data'), capsys)
+    assert truth.read_bytes() == b'ground truth'
+
+
+def test_unreadable_files_are_listed_after_the_others(
+    predict, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (images / 'a0.jpg').write_text('no image')
+    (images / 'empty.png').touch()
+    error = refusal(lambda: predict(images), capsys, code=1)
+    assert 'a0.jpg' in error
+    assert 'empty.png' in error
+    out = images.parent / 'out'
+    assert len(rows_of(out)) == 3
+    for name in ('a0.jpg', 'empty.png'):
+        (images / name).unlink()
+    predict(images)
+
+
+@pytest.mark.parametrize('pattern', ['nowhere', 'nowhere/*.jpg'])
+def test_nothing_to_predict(predict, pattern: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert 'nowhere' in refusal(lambda: predict(pattern), capsys)
+
+
+def test_two_files_with_one_mask(predict, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(next(images.glob('b.*')), images / 'a.png')
+    error = refusal(lambda: predict(images), capsys)
+    assert 'a.png' in error
+    assert 'a.jpg' in error
+
+
+def test_video_frames(predict, tool, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video = images / 'drone.avi'
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*'MJPG'), 5, (64, 48))
+    for file in sorted(images.rglob('*.jpg')):
+        writer.write(cv2.imread(str(file)))
+    writer.release()
+    out = predict(video)
+    assert [row['mask'] for row in rows_of(out)] == [f'masks/drone/{i:06d}.png' for i in range(3)]
+    whole = files_of(out)
+    (out / 'masks' / 'drone' / '000001.png').unlink()
+    assert files_of(predict(video)) == whole
+
+    video.write_bytes(b'RIFF')
+    shutil.rmtree(out)
+    assert 'drone.avi: decoding ended after 0' in refusal(lambda: predict(video), capsys, code=1)
+
+
+def test_adapter_folder_predicts_as_the_checkpoint(predict, images: Path, trained: dict[str, Path]) -> None:
+    of_checkpoint = predict(images, out='checkpoint')
+    of_adapter = predict(images, out='adapter', options=('--adapter', trained['adapter']), weights=False)
+    assert rows_of(of_adapter) == rows_of(of_checkpoint)
+    untrained = predict(images, out='untrained', weights=False)
+    assert rows_of(untrained) != rows_of(of_checkpoint)
+
+
+def test_checkpoint_and_adapter_exclude_each_other(predict, images, trained, capsys) -> None:
+    assert 'not allowed' in refusal(lambda: predict(images, options=('--adapter', trained['adapter'])), capsys)
+
+
+def test_prompts_become_the_classes_of_a_label_map(predict, images: Path, trained: dict[str, Path]) -> None:
+    out = predict(images, options=('--prompt', 'thin crack', 'spalling'))
+    rows = rows_of(out)
+    assert [row['class_name'] for row in rows] == ['thin crack', 'spalling'] * 3
+    labels = mask_of(out, 'a')
+    assert [int(row['pixels']) for row in rows[:2]] == [(labels == 1).sum(), (labels == 2).sum()]
+    assert labels.max() <= 2
+
+    cfg = Config.fromfile(trained['config'])
+    cfg.model.prompts = ['thin crack', 'spalling']
+    expected = inference_model(init_model(cfg, str(trained['checkpoint']), device='cpu'), rows[0]['image'])
+    np.testing.assert_array_equal(labels, expected.pred_sem_seg.data[0].numpy())
+
+
+def test_slide_is_that_of_the_config(predict, images: Path, trained: dict[str, Path]) -> None:
+    out = predict(images, options=('--slide', '32', '24'))
+    cfg = Config.fromfile(trained['config'])
+    cfg.model.test_cfg = dict(mode='slide', crop_size=(32, 32), stride=(24, 24))
+    model = init_model(cfg, str(trained['checkpoint']), device='cpu')
+    expected = inference_model(model, str(next(images.glob('a.*')))).pred_sem_seg.data[0].numpy()
+    np.testing.assert_array_equal(mask_of(out, 'a'), 255 * expected)
+    assert rows_of(out) != rows_of(predict(images, out='whole'))
+
+
+def test_slide_must_cover_the_image(predict, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert 'STRIDE' in refusal(lambda: predict(images, options=('--slide', '32', '40')), capsys)

@@ -1,0 +1,451 @@
+"""Predict masks, overlays and a table of crack areas: ``python tools/predict.py IMAGES --config CONFIG --out OUT``.
+
+IMAGES are image files, folders (with their subfolders), quoted patterns such as 'site/**/*.jpg', or videos, of which
+every frame is predicted. For each image OUT/masks gets a PNG (0/255; with several classes a label map, 0 for the
+background), OUT/overlays a JPEG, and OUT/predictions.csv a row per class.
+
+An interrupted run goes on where it stopped when the same command is given again. A file that cannot be read does not
+stop the others: all such files are listed at the end, and the exit code is 1.
+"""
+
+import argparse
+import csv
+import glob
+import hashlib
+import io
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+from cli import KeyValueAction, config_file, readable_errors
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.device import get_device
+from mmengine.runner.amp import autocast
+from mmengine.utils import ProgressBar
+from mmseg.registry import MODELS, TRANSFORMS
+
+from crack_plugin.models import SAM3TextLoRA
+from crack_plugin.visualization.panels import overlay
+
+MASKS, OVERLAYS, TABLE, SETTINGS = 'masks', 'overlays', 'predictions.csv', 'predict.json'
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
+
+
+class UnreadableError(ValueError):
+    """An image or a video that cannot be decoded."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to predict.
+
+    Attributes:
+        path: The file.
+        name: Its path without suffix below masks/ and overlays/; the folder of its frames, for a video.
+    """
+
+    path: Path
+    name: str
+
+    @property
+    def is_video(self) -> bool:
+        """Whether every frame is predicted."""
+        return self.path.suffix.lower() in VIDEO_SUFFIXES
+
+    @property
+    def mask(self) -> str:
+        """Mask of an image, relative to OUT; for a video, its frames' masks are in the folder without the suffix."""
+        return f'{MASKS}/{self.name}.png'
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of predictions.csv: one class in one image.
+
+    Attributes:
+        image: The image file, or the video.
+        mask: Its mask, relative to OUT; the name of a frame's mask is its number, from 0.
+        width: In pixels.
+        height: In pixels.
+        class_name: The foreground class.
+        pixels: How many are predicted as the class.
+        share: The same as a fraction of the image.
+        score: Mean probability of the class over those pixels; 0 if there are none.
+    """
+
+    image: str
+    mask: str
+    width: int
+    height: int
+    class_name: str
+    pixels: int
+    share: float
+    score: float
+
+
+COLUMNS = [field.name for field in fields(Row)]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line ``argv`` (None: the process's)."""
+    parser = _build_parser()
+    args = parser.parse_args(argv)
+    with readable_errors(parser):
+        cfg = _load_config(parser, args)
+        settings = _settings(cfg, args)
+        sources = _find_sources(parser, args.images)
+        if not args.overwrite:
+            _check_out(parser, args.out, settings)
+        predictor = Predictor(cfg, args.checkpoint, args.device, args.prompt)
+        table = args.out / TABLE
+        done = {} if args.overwrite else read_table(table, len(predictor.class_names))
+        _check_names(parser, sources, done)
+        _write(args.out / SETTINGS, json.dumps(settings, indent=2).encode())
+        failures = predict_all(sources, predictor, args.out, done)
+    print(f'Results in {args.out}')
+    if failures:
+        listed = '\n'.join(f'  {failure}' for failure in failures)
+        parser.exit(1, f'{parser.prog}: error: {len(failures)} could not be read, the others are done:\n{listed}\n')
+
+
+class Predictor:
+    """Predicts one image at a time, with the logits that ``tools/test.py`` has for it.
+
+    Args:
+        cfg: Config of a segmentor.
+        checkpoint: Its weights; None for the model as configured.
+        device: Where to run.
+        prompts: Prompts that were given in place of the config's, if any; they name the classes then.
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str | None, device: str, prompts: Sequence[str] | None = None) -> None:
+        from mmseg.apis import init_model
+
+        dataset = cfg.test_dataloader.dataset
+        pipeline = [step for step in _pipeline(cfg) if step['type'] != 'LoadAnnotations']
+        self.model = init_model(cfg, checkpoint, device=device)
+        self.fp16 = (cfg.get('test_cfg') or {}).get('fp16', False)
+        # Reads files, and takes arrays as they are.
+        self.load = TRANSFORMS.build({**pipeline[0], 'type': 'InferencerLoader'})
+        self.transform = Compose(pipeline[1:])
+        trained_on = getattr(self.model, 'dataset_meta', {}).get('classes', ())[1:]
+        names = [prompts, trained_on, dataset.get('classes'), cfg.model.get('prompts')]
+        numbers = [str(label) for label in range(1, max(self.model.out_channels, 2))]
+        self.class_names = next((list(some) for some in names if some and len(some) == len(numbers)), numbers)
+
+    def __call__(self, image: str | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Predict an image file, or a BGR array of shape (H, W, 3).
+
+        Returns:
+            The image, RGB of shape (H, W, 3), uint8; labels, shape (H, W), uint8; probabilities of the K foreground
+            classes, shape (K, H, W).
+
+        Raises:
+            UnreadableError: The file cannot be decoded.
+        """
+        try:
+            data = self.load(image)
+        except (OSError, AssertionError, cv2.error) as error:
+            raise UnreadableError(f'{image} cannot be decoded: {str(error).splitlines()[0]}') from error
+        shown = np.asarray(data['img'][..., ::-1], np.uint8)
+        data = self.transform(data)
+        batch = {'inputs': [data['inputs']], 'data_samples': [data['data_samples']]}
+        with torch.no_grad(), autocast(enabled=self.fp16):
+            sample = self.model.test_step(batch)[0]
+        logits = sample.seg_logits.data.float()
+        # MMSegmentation stores probabilities for a head with one channel.
+        probabilities = logits if len(logits) == 1 else logits.softmax(dim=0)[1:]
+        labels = sample.pred_sem_seg.data.squeeze(0)
+        return shown, labels.cpu().numpy().astype(np.uint8), probabilities.cpu().numpy()
+
+
+def predict_all(
+    sources: Sequence[Source], predictor: Predictor, out: Path, done: Mapping[str, Sequence[Row]]
+) -> list[str]:
+    """Predict what is not done yet.
+
+    Args:
+        sources: Images and videos.
+        predictor: For one image.
+        out: Folder to write to.
+        done: Rows of earlier runs by mask; what is there is not predicted again.
+
+    Returns:
+        A line for each file that could not be read (whole).
+    """
+    masks = {source.mask for source in sources}
+    skipped = sum(mask in masks or f'{Path(mask).parent.as_posix()}.png' in masks for mask in done)
+    if skipped:
+        print(f'{skipped:,} images or frames are done already and skipped')
+    failures: list[str] = []
+    rows = [row for group in done.values() for row in group]
+    write_table(out / TABLE, rows)
+    bar = ProgressBar(sum(_frame_count(source) for source in sources) - skipped)
+    with (out / TABLE).open('a', newline='', encoding='utf-8') as file:
+        writer = csv.writer(file, lineterminator='\n')
+        for source in sources:
+            try:
+                for image, mask in _frames(source) if source.is_video else [(str(source.path), source.mask)]:
+                    if mask in done:
+                        continue
+                    added = predict_one(image, source, mask, predictor, out)
+                    writer.writerows(astuple(row) for row in added)
+                    file.flush()
+                    rows += added
+                    bar.update()
+            except UnreadableError as error:
+                failures.append(str(error))
+                if not source.is_video:
+                    bar.update()
+    print()
+    write_table(out / TABLE, sorted(rows, key=lambda row: row.mask))
+    return failures
+
+
+def predict_one(image: str | np.ndarray, source: Source, mask: str, predictor: Predictor, out: Path) -> list[Row]:
+    """Predict an image, write its mask and overlay, and measure it."""
+    shown, labels, probabilities = predictor(image)
+    several = len(predictor.class_names) > 1
+    painted = overlay(shown, labels)[..., ::-1]
+    place = Path(mask).relative_to(MASKS)
+    _write(out / OVERLAYS / place.with_suffix('.jpg'), cv2.imencode('.jpg', painted)[1].tobytes())
+    _write(out / mask, cv2.imencode('.png', labels if several else 255 * labels)[1].tobytes())
+    return measure(labels, probabilities, predictor.class_names, str(source.path), mask)
+
+
+def measure(
+    labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], image: str, mask: str
+) -> list[Row]:
+    """Area and score of each class.
+
+    Args:
+        labels: Shape (H, W).
+        probabilities: Shape (K, H, W).
+        class_names: Of the K classes.
+        image: For the column of that name.
+        mask: For the column of that name.
+    """
+    height, width = labels.shape
+    rows = []
+    for label, (name, probability) in enumerate(zip(class_names, probabilities, strict=True), start=1):
+        predicted = labels == label
+        pixels = int(predicted.sum())
+        score = float(probability[predicted].mean(dtype=np.float64)) if pixels else 0.0
+        rows.append(Row(image, mask, width, height, name, pixels, round(pixels / predicted.size, 8), round(score, 6)))
+    return rows
+
+
+def read_table(table: Path, classes: int) -> dict[str, list[Row]]:
+    """Rows of the images that are complete, by mask: a row for each class, and mask and overlay on disk."""
+    if not table.is_file():
+        return {}
+    groups: dict[str, list[Row]] = {}
+    # A killed run may leave half a line at the end.
+    lines = [line for line in table.read_text(encoding='utf-8').splitlines(keepends=True) if line.endswith('\n')]
+    for cells in csv.DictReader(lines):
+        if None not in cells.values():
+            values = {field.name: field.type(cells[field.name]) for field in fields(Row)}  # type: ignore[operator]
+            groups.setdefault(cells['mask'], []).append(Row(**values))
+    out = table.parent
+    return {
+        mask: rows
+        for mask, rows in groups.items()
+        if len(rows) == classes
+        and (out / mask).is_file()
+        and (out / OVERLAYS / Path(mask).relative_to(MASKS).with_suffix('.jpg')).is_file()
+    }
+
+
+def write_table(table: Path, rows: Sequence[Row]) -> None:
+    """Write predictions.csv whole."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(COLUMNS)
+    writer.writerows(astuple(row) for row in rows)
+    _write(table, text.getvalue().encode())
+
+
+def find_sources(patterns: Sequence[str]) -> list[Source]:
+    """The images and videos that files, folders and patterns stand for, in order; none twice.
+
+    A file from a folder, or found by a pattern, is named by its path below the folder (the pattern's part before its
+    first wildcard), any other by its file name. Hidden files are left out.
+
+    Raises:
+        FileNotFoundError: Something stands for nothing.
+    """
+    found: dict[Path, Source] = {}
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_file():
+            root, files = path.parent, [path]
+        elif path.is_dir():
+            root, files = path, _listed(path, '**/*', IMAGE_SUFFIXES)
+        else:
+            root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts[:-1]))
+            files = _listed(root, str(path.relative_to(root)), IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+        if not files:
+            raise FileNotFoundError(f'{pattern}: no image is there ({", ".join(IMAGE_SUFFIXES)})')
+        for file in files:
+            name = file.relative_to(root).with_suffix('').as_posix()
+            found.setdefault(file.resolve(), Source(file, name))
+    return list(found.values())
+
+
+def _listed(root: Path, pattern: str, suffixes: Sequence[str]) -> list[Path]:
+    files = [file for file in sorted(root.glob(pattern)) if file.suffix.lower() in suffixes and file.is_file()]
+    return [file for file in files if not any(part.startswith('.') for part in file.relative_to(root).parts)]
+
+
+def _frames(source: Source) -> Iterator[tuple[np.ndarray, str]]:
+    """Frames of a video and their masks.
+
+    Raises:
+        UnreadableError: There are none, or more than a second's less than the file announces.
+    """
+    video = mmcv.VideoReader(str(source.path))
+    count = 0
+    while (frame := video.read()) is not None:
+        yield frame, f'{MASKS}/{source.name}/{count:06d}.png'
+        count += 1
+    # What a file announces is in some formats an estimate.
+    if not count or count < video.frame_cnt - video.fps:
+        raise UnreadableError(f'{source.path}: decoding ended after {count} of {max(0, video.frame_cnt)} frames')
+
+
+def _frame_count(source: Source) -> int:
+    return max(1, mmcv.VideoReader(str(source.path)).frame_cnt) if source.is_video else 1
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('images', nargs='+', help='image files, folders, quoted patterns, videos')
+    parser.add_argument('--config', type=config_file, required=True, help='config file')
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument('--checkpoint', type=_existing_file, help='checkpoint file (.pth)')
+    weights.add_argument('--adapter', type=_existing_folder, metavar='DIR', help='PEFT adapter folder')
+    parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder to write to')
+    parser.add_argument(
+        '--prompt', nargs='+', metavar='TEXT', help="prompts in place of the config's, one for each class; quote blanks"
+    )
+    parser.add_argument('--threshold', type=float, help="foreground is what is more probable (default: the config's)")
+    parser.add_argument(
+        '--slide',
+        type=int,
+        nargs=2,
+        metavar=('CROP', 'STRIDE'),
+        help='predict in square windows of CROP pixels, one every STRIDE pixels, for large images',
+    )
+    parser.add_argument('--device', default=get_device(), help='default: %(default)s')
+    parser.add_argument('--overwrite', action='store_true', help='predict everything again and begin a new table')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=KeyValueAction, metavar='KEY=VALUE', help='override config values'
+    )
+    return parser
+
+
+def _existing_file(path: str) -> str:
+    if not Path(path).is_file():
+        raise argparse.ArgumentTypeError(f'file not found: {path} (a PEFT adapter folder is given with --adapter)')
+    return path
+
+
+def _existing_folder(path: str) -> str:
+    if not Path(path).is_dir():
+        raise argparse.ArgumentTypeError(f'{path} is no folder')
+    return path
+
+
+def _load_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Config:
+    """The config with all options applied."""
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    given = {'prompts': args.prompt, 'threshold': args.threshold, 'adapter': args.adapter}
+    given = {name: value for name, value in given.items() if value is not None}
+    model_class = MODELS.get(cfg.model.type)
+    if given and not (model_class and issubclass(model_class, SAM3TextLoRA)):
+        parser.error(f'--prompt, --threshold and --adapter are for SAM3TextLoRA; {args.config} has {cfg.model.type}')
+    cfg.model.update(given)
+    if args.slide:
+        crop, stride = args.slide
+        if not 0 < stride <= crop:
+            parser.error(f'--slide {crop} {stride}: wanted are 0 < STRIDE <= CROP, or pixels are left out')
+        cfg.model.test_cfg = {'mode': 'slide', 'crop_size': (crop, crop), 'stride': (stride, stride)}
+    return cfg
+
+
+def _find_sources(parser: argparse.ArgumentParser, patterns: Sequence[str]) -> list[Source]:
+    try:
+        return find_sources(patterns)
+    except FileNotFoundError as error:
+        parser.error(str(error))
+
+
+def _check_names(parser: argparse.ArgumentParser, sources: Sequence[Source], done: Mapping[str, Sequence[Row]]) -> None:
+    """Refuse two files with one mask, in this run or over runs."""
+    owners = {rows[0].mask: Path(rows[0].image) for rows in done.values()}
+    for source in sources:
+        mask = f'{MASKS}/{source.name}/000000.png' if source.is_video else source.mask
+        other = owners.setdefault(mask, source.path)
+        if other.resolve() != source.path.resolve():
+            parser.error(
+                f'{other} and {source.path} would share the mask {mask}. Rename one, take another --out, or give the '
+                'folder that holds both.'
+            )
+
+
+def _pipeline(cfg: Config) -> list[dict]:
+    """The pipeline of the test set; one that wraps other datasets has none, and ``test_pipeline`` is taken."""
+    return cfg.test_dataloader.dataset.get('pipeline') or cfg.test_pipeline
+
+
+def _settings(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
+    """All that a prediction depends on, as JSON has it."""
+    weights = [args.checkpoint] if args.checkpoint else []
+    if args.adapter:
+        weights = [str(path) for path in sorted(Path(args.adapter).glob('adapter_*'))]
+    hashes = {}
+    for name in weights:
+        with Path(name).open('rb') as file:
+            hashes[Path(name).name] = hashlib.file_digest(file, 'sha256').hexdigest()
+    model = {f'model.{key}': value for key, value in cfg.model.to_dict().items() if key != 'adapter'}
+    return json.loads(json.dumps({**model, 'pipeline': _pipeline(cfg), 'sha256': hashes}, default=str))
+
+
+def _check_out(parser: argparse.ArgumentParser, out: Path, settings: dict[str, Any]) -> None:
+    """Refuse to mix predictions of different models, and to overwrite what is none."""
+    file = out / SETTINGS
+    if not file.is_file():
+        for folder in (out / MASKS, out / OVERLAYS):
+            if folder.is_dir() and any(folder.iterdir()):
+                parser.error(f'{folder} holds files that no prediction wrote. Take another --out, or pass --overwrite.')
+        return
+    former = json.loads(file.read_text(encoding='utf-8'))
+    differing = [key for key in {**former, **settings} if former.get(key) != settings.get(key)]
+    if differing:
+        parser.error(
+            f'{out} holds predictions made with other settings ({", ".join(differing)}). Take another --out, or pass '
+            '--overwrite to predict everything again.'
+        )
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Written aside and moved, so that an interrupted run leaves no half file.
+    unfinished = path.with_name(f'.{path.name}.tmp')
+    unfinished.write_bytes(data)
+    unfinished.replace(path)
+
+
+if __name__ == '__main__':
+    main()
