@@ -14,12 +14,16 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, save_best='crack/IoU', rule='greater'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
+    history=dict(type='HistoryHook'),
+    adapter_checkpoint=dict(type='AdapterCheckpointHook'),
+    prediction=dict(type='PredictionHook'),
     prompt_check=dict(type='PromptCheckHook'),
     reproducibility=dict(type='ReproducibilityHook'),
 )
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='ContiguousSegVisualizer', vis_backends=vis_backends, name='visualizer')
-log_processor = dict(by_epoch=True)
+# Training losses are averaged over the logged iterations; a validation's loss is a mean over its images already
+log_processor = dict(by_epoch=True, mean_pattern=r'^(?!.*val_).*(loss|time|data_time|grad_norm)')
 log_level = 'INFO'
 load_from = None
 resume = False

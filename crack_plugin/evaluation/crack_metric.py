@@ -1,6 +1,6 @@
 """One evaluator for cracks: MMSegmentation's own results and the measures of the crack literature."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from prettytable import PrettyTable
 from torch import Tensor
 
 from crack_plugin.evaluation import measures
+from crack_plugin.evaluation.val_loss import ImageLoss
 
 IOU_METRICS = ('mIoU', 'mDice', 'mFscore')
 """What ``IoUMetric`` can compute."""
@@ -32,6 +33,7 @@ class ImageResult:
             for a prediction without ``seg_logits``.
         centerline: :func:`~crack_plugin.evaluation.measures.centerline_counts` by class, shape (K, 3).
         centerline_dice: By class, shape (K,).
+        losses: :class:`~crack_plugin.evaluation.val_loss.ImageLoss`'s values; empty without ``loss_decode``.
     """
 
     img_path: str | None
@@ -39,6 +41,7 @@ class ImageResult:
     histograms: np.ndarray | None
     centerline: np.ndarray
     centerline_dice: np.ndarray
+    losses: dict[str, float]
 
     @property
     def counts(self) -> np.ndarray:
@@ -67,6 +70,8 @@ class CrackMetric(IoUMetric):
       image.
     - ``crack/clIoU``, ``crack/clDice``: centerline scores; clIoU from the dataset's summed pixels, clDice per image.
 
+    - ``val_loss``, if ``loss_decode`` is given: the training loss of the same forward, per image, then the mean.
+
     :mod:`crack_plugin.evaluation.measures` defines each. Select checkpoints with ``save_best='crack/IoU',
     rule='greater'``. Pixels labelled ``ignore_index`` are left out of every score.
 
@@ -86,6 +91,9 @@ class CrackMetric(IoUMetric):
         iou_metrics (Sequence[str] | str): Which of 'mIoU', 'mDice' and 'mFscore' to compute beside the crack scores.
             Defaults to ('mIoU', 'mFscore').
         tolerance (int): Of clIoU, in pixels. Defaults to 4.
+        loss_decode (dict | list[dict], optional): The segmentor's ``loss_decode``, to compute ``val_loss`` as well (and
+            ``val_<loss_name>`` of each, if several). Needs ``seg_logits`` with a channel for each class. Defaults to
+            None.
         nan_to_num (int, optional): Stands for NaN in MMSegmentation's results. Defaults to None.
         beta (int): Weight of recall in MMSegmentation's F-score. Defaults to 1.
         collect_device (str): 'cpu' or 'gpu': where ranks exchange results. Defaults to 'cpu'.
@@ -109,6 +117,7 @@ class CrackMetric(IoUMetric):
         ignore_index: int = 255,
         iou_metrics: Sequence[str] | str = ('mIoU', 'mFscore'),
         tolerance: int = 4,
+        loss_decode: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         nan_to_num: int | None = None,
         beta: int = 1,
         collect_device: str = 'cpu',
@@ -135,6 +144,7 @@ class CrackMetric(IoUMetric):
             prefix=prefix,
         )
         self.tolerance = tolerance
+        self.image_loss = ImageLoss(loss_decode, ignore_index) if loss_decode is not None else None
         self.per_image: list[dict[str, Any]] = []
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
@@ -198,6 +208,7 @@ class CrackMetric(IoUMetric):
             for name, values in by_class.items():
                 pairs = zip(self._foreground, values, strict=True)
                 metrics |= {f'crack/{name}/{class_name}': float(value) for class_name, value in pairs}
+        metrics |= {name: float(np.mean([result.losses[name] for result in results])) for name in results[0].losses}
         return metrics
 
     @staticmethod
@@ -247,6 +258,8 @@ class CrackMetric(IoUMetric):
                     f'{key} has shape {tuple(sample[key]["data"].shape)}, its mask {size} (height, width): '
                     'labels are scored at the size of the image file (load them after any resizing)'
                 )
+        if self.image_loss is not None and 'seg_logits' not in sample:
+            raise ValueError('there are no seg_logits to compute loss_decode of; take it out of CrackMetric')
         num_classes = 1 + len(self._foreground)
         channels = len(sample['seg_logits']['data']) if 'seg_logits' in sample else num_classes
         if channels != num_classes and (channels, num_classes) != (1, 2):
@@ -261,12 +274,14 @@ class CrackMetric(IoUMetric):
         valid = label != self.ignore_index
         classes = range(1, len(self._foreground) + 1)
 
-        histograms = None
+        histograms, losses = None, {}
         if 'seg_logits' in sample:
             probability = self._foreground_probability(sample['seg_logits']['data'].to(prediction.device))
             histograms = np.stack(
                 [measures.probability_histogram(probability[c - 1], label == c, valid) for c in classes]
             )
+            if self.image_loss is not None:
+                losses = self.image_loss(sample['seg_logits']['data'], label)
 
         centerline, centerline_dice = [], []
         for c in classes:
@@ -275,7 +290,12 @@ class CrackMetric(IoUMetric):
             centerline.append(measures.centerline_counts(predicted_skeleton, true_skeleton, self.tolerance))
             centerline_dice.append(measures.centerline_dice(predicted, true, predicted_skeleton, true_skeleton))
         return ImageResult(
-            sample.get('img_path'), areas, histograms, np.stack(centerline), np.array(centerline_dice, dtype=np.float64)
+            sample.get('img_path'),
+            areas,
+            histograms,
+            np.stack(centerline),
+            np.array(centerline_dice, dtype=np.float64),
+            losses,
         )
 
     @staticmethod

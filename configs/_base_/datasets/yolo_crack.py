@@ -40,5 +40,5 @@ val_dataloader = dict(
     dataset=dict(type='YOLOCrackDataset', data_root=data_root, split='valid', pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='CrackMetric')
+val_evaluator = dict(type='CrackMetric', loss_decode=dict(type='ForegroundDiceLoss'))
 test_evaluator = val_evaluator
