@@ -23,8 +23,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Draw cracks, test zero-shot, train adapters, test again.')
     parser.add_argument('--data', type=Path, default=Path('data/demo'), help='folder for the pictures')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'), help='folder for results')
-    parser.add_argument('--train', type=int, default=80, help='number of training pictures (default: 80)')
-    parser.add_argument('--valid', type=int, default=40, help='number of validation pictures (default: 40)')
+    parser.add_argument('--train', type=int, default=64, help='number of training pictures (default: 64)')
+    parser.add_argument('--valid', type=int, default=24, help='number of validation pictures (default: 24)')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='as in train.py')
     return parser
 
