@@ -5,3 +5,5 @@ _base_ = [
     './_base_/schedules/reference_6e.py',
     './_base_/default_runtime.py',
 ]
+# Beside each epoch's checkpoint and the best: the adapters as a PEFT folder
+default_hooks = dict(adapter_checkpoint=dict(type='AdapterCheckpointHook'))

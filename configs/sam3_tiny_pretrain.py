@@ -62,5 +62,3 @@ param_scheduler = [
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=4, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-# There are no adapters to save
-default_hooks = dict(adapter_checkpoint=None)

@@ -15,7 +15,6 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
     history=dict(type='HistoryHook'),
-    adapter_checkpoint=dict(type='AdapterCheckpointHook'),
     prediction=dict(type='PredictionHook'),
     prompt_check=dict(type='PromptCheckHook'),
     reproducibility=dict(type='ReproducibilityHook'),

@@ -263,7 +263,7 @@ def test_with_a_key_and_without_network_the_data_is_on_disk(tiny_config: Path, t
 def test_killed_and_resumed_offline_run_goes_on(tiny_config: Path, tmp_path: Path, written: bool) -> None:
     """Killed in iteration 5 of 6, resumed from iteration 3: one id, two folders, nothing twice, backwards or lost.
 
-    Whether wandb had written its rows to disk before the kill, or none.
+    Whether wandb had written all rows to disk before the kill, or not the last ones.
     """
     settings = {'x_transaction_log_flush_interval': 0.5 if written else 1000}
     config = with_hook(tiny_config, init_kwargs={'settings': settings})
@@ -278,7 +278,7 @@ def test_killed_and_resumed_offline_run_goes_on(tiny_config: Path, tmp_path: Pat
     assert [row['iter'] for row in rows if 'train/loss' in row] == [1, 2, 3, 4, 5, 6]
     assert [row['epoch'] for row in rows if 'train_epoch/loss' in row] == [1, 2]
     assert [row['epoch'] for row in rows if 'val/crack/IoU' in row] == [1, 2]
-    assert len(first.having('train/loss')) == (5 if written else 0)
+    assert (len(first.having('train/loss')) == 5) == written
     assert ('those repeated are not logged again' in finished.stdout + finished.stderr) == written
 
 
@@ -305,8 +305,7 @@ def test_two_ranks_write_one_of_everything(tiny_config: Path, tmp_path: Path, cr
     hooks = ('HistoryHook', 'PredictionHook', 'AdapterCheckpointHook')
     config = with_hook(
         tiny_config,
-        extra=f'default_hooks = dict({", ".join(f"{name}=dict(type={name!r})" for name in hooks)})\n'
-        'train_dataloader = dict(batch_size=1)',
+        extra=f'default_hooks = dict({", ".join(f"{name}=dict(type={name!r})" for name in hooks)})',
         num_examples=2,
     )
     (tmp_path / 'main.py').write_text(MAIN)
@@ -331,12 +330,12 @@ def test_two_ranks_write_one_of_everything(tiny_config: Path, tmp_path: Path, cr
     ]
     assert {path.name for path in (work_dir / 'adapters').iterdir()} >= {'best', 'epoch_1', 'epoch_2'}
     rows = json.loads((work_dir / 'history.json').read_text())
-    assert [row['iter'] for row in rows] == [3, 6]
+    assert [row['iter'] for row in rows] == [2, 4]
     # Both have the mean over ranks, which differs from rank 0's own iterations.
     first = rows[0]['train_loss']
     assert first == pytest.approx(run.having('train_epoch/loss')[0]['train_epoch/loss'], rel=1e-6)
-    own = [row['train/loss'] for row in run.having('train/loss')[:3]]
-    assert first != pytest.approx(sum(own) / 3, rel=1e-6)
+    own = [row['train/loss'] for row in run.having('train/loss')[:2]]
+    assert first != pytest.approx(sum(own) / 2, rel=1e-6)
 
 
 @pytest.mark.slow
