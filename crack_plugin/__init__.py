@@ -11,8 +11,8 @@ compat.allow_mmengine_checkpoints()
 from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402
 
 from crack_plugin import datasets, evaluation, hooks, models  # noqa: E402
-from crack_plugin.visualization import seg_visualizer  # noqa: E402, F401 - registers
 from crack_plugin.version import __version__  # noqa: E402
+from crack_plugin.visualization import seg_visualizer  # noqa: E402, F401 - registers
 
 # Lets configs say `_base_ = 'crack_plugin::...'`. A module, not the distribution: so mmengine finds a checkout as well.
 MODULE2PACKAGE.setdefault('crack_plugin', 'crack_plugin.version')
