@@ -75,6 +75,9 @@ setup(
         'matplotlib',
         'pillow',
         'prettytable',
+        'imagehash',
+        'tifffile',
+        'tqdm',
         'pyyaml',
         # mmsegmentation imports these two without declaring them.
         'ftfy',
@@ -87,6 +90,8 @@ setup(
         'lite': ['mmcv-lite>=2.1,<2.2'],
         # For models that use mmcv's compiled operators.
         'full': ['mmcv>=2.1,<2.2'],
-        'dev': ['hypothesis', 'mypy', 'pytest', 'pytest-timeout', 'ruff'],
+        # For tools/convert_coco_to_yolo.py.
+        'coco': ['pycocotools'],
+        'dev': ['hypothesis', 'mypy', 'pycocotools', 'pytest', 'pytest-timeout', 'ruff'],
     },
 )

@@ -7,15 +7,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from mmengine.utils import track_iter_progress
-from PIL import Image
 
-from crack_plugin.datasets.polygons import MAX_CLASSES, format_labels
-
-
-class MaskError(ValueError):
-    """A file that is no binary mask. The message names file and remedy."""
+from crack_plugin.datasets.masks import read_mask
+from crack_plugin.datasets.polygons import MAX_CLASSES, LabelError, format_labels
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,35 +33,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for path in track_iter_progress(masks):
         try:
             mask = read_mask(path, args.threshold)
-        except MaskError as error:
+        except LabelError as error:
             parser.exit(1, f'\n{parser.prog}: error: {error}\n')
         _write_label(format_labels(mask, args.class_id), _label_path(path, args.out))
-
-
-def read_mask(path: Path, threshold: int | None = None) -> np.ndarray:
-    """Read a PNG file as a mask.
-
-    Args:
-        path: A greyscale, two-level, palette or grey RGB image.
-        threshold: Values above are foreground. None: only 0 and 1, or 0 and 255, may occur.
-
-    Returns:
-        Shape (H, W), bool.
-
-    Raises:
-        MaskError: The file is no such image, or has other values.
-    """
-    values = _read_values(path)
-    if threshold is not None:
-        return values > threshold
-    levels = np.unique(values)
-    if not (np.isin(levels, (0, 1)).all() or np.isin(levels, (0, 255)).all()):
-        shown = ', '.join(map(str, levels[:8])) + (', ...' if len(levels) > 8 else '')
-        raise MaskError(
-            f'{path} has the values {shown}; a mask has 0 and 255, or 0 and 1. Pass --threshold, for instance 127, to '
-            'take what is above as crack.'
-        )
-    return values > 0
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -77,22 +46,6 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--threshold', type=int, help='for masks with grey values: what is above is foreground')
     parser.add_argument('--overwrite', action='store_true', help='replace labels that exist')
     return parser
-
-
-def _read_values(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError) as error:  # what Pillow raises for a damaged PNG
-        raise MaskError(f'{path} cannot be read as an image: {error}. Export it again.') from error
-    if image.mode == 'P' and (image.getpalette() or [])[:3] != [0, 0, 0]:
-        raise MaskError(f'{path}: the first colour of its palette is not black. Save it as greyscale.')
-    values = np.asarray(image)
-    if image.mode == 'RGB' and (values == values[..., :1]).all():
-        return values[..., 0]
-    if values.ndim != 2:
-        raise MaskError(f'{path} is a colour image (mode {image.mode}), not a mask. Save it as greyscale.')
-    return values
 
 
 def _label_path(mask: Path, out: Path) -> Path:

@@ -1,12 +1,15 @@
 """The transform that turns a YOLO label file into the ground-truth map MMSegmentation trains and scores on."""
 
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
-from crack_plugin.datasets.polygons import parse_labels, rasterize
+from crack_plugin.datasets.masks import read_mask
+from crack_plugin.datasets.polygons import LabelError, parse_labels, rasterize
 
 
 @TRANSFORMS.register_module()
@@ -22,6 +25,7 @@ class LoadYOLOPolygons(BaseTransform):
     - ori_shape: (H, W) of the decoded image, from ``LoadImageFromFile``
     - label_path (optional)
     - missing_label (optional): 'background' (default) or 'error', for a ``label_path`` that does not exist
+    - annotations (optional): 'polygons' (default), or 'masks': ``label_path`` is a PNG file of 0 and 255, or 0 and 1
     - boxes (optional): 'error' (default), 'fill' or 'drop', see ``parse_labels``
     - yolo_names (optional): class names by YOLO id. By default any id is taken
     - yolo_labels (optional): label to draw by YOLO id, None for a class left out. By default id i becomes i + 1
@@ -48,14 +52,18 @@ class LoadYOLOPolygons(BaseTransform):
                 'LoadYOLOPolygons needs the size of the image (`ori_shape`): put LoadImageFromFile before it.'
             )
         shape = tuple(results['ori_shape'][:2])
-        polygons = parse_labels(
-            _read(results['label_path'], results.get('missing_label', 'background')),
-            shape,
-            names=results.get('yolo_names'),
-            boxes=results.get('boxes', 'error'),
-            source=str(results['label_path']),
-        )
-        gt_seg_map = rasterize(polygons, shape, results.get('yolo_labels'))
+        content = _read(results['label_path'], results.get('missing_label', 'background'))
+        if results.get('annotations') == 'masks':
+            gt_seg_map = _load_mask(results['label_path'], shape)
+        else:
+            polygons = parse_labels(
+                content,
+                shape,
+                names=results.get('yolo_names'),
+                boxes=results.get('boxes', 'error'),
+                source=str(results['label_path']),
+            )
+            gt_seg_map = rasterize(polygons, shape, results.get('yolo_labels'))
         if results.get('label_map'):
             loaded = gt_seg_map.copy()
             for old, new in results['label_map'].items():
@@ -68,10 +76,27 @@ class LoadYOLOPolygons(BaseTransform):
         return f'{type(self).__name__}()'
 
 
+def _load_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    if not Path(path).exists():  # and background is what it stands for, or _read had raised
+        return np.zeros(shape, np.uint8)
+    mask = read_mask(Path(path))
+    if mask.shape != shape:
+        height, width = mask.shape
+        raise LabelError(
+            f'{path} is a mask of {width} x {height} pixels for an image of {shape[1]} x {shape[0]}. Was the image '
+            'turned or resized? Export the mask again at the size of the image.'
+        )
+    return mask.astype(np.uint8)
+
+
 def _read(label_path: str, missing_label: str) -> bytes:
     try:
         return Path(label_path).read_bytes()
     except FileNotFoundError:
+        if os.path.lexists(label_path):
+            raise FileNotFoundError(
+                f'label file {label_path} is a link that leads to no file. Restore what it links to, or delete it.'
+            ) from None
         if missing_label == 'background':
             return b''
         raise FileNotFoundError(

@@ -68,19 +68,51 @@ def parse_labels(
         LabelError: The content is no valid label file for this image.
         ValueError: ``boxes`` is none of the three.
     """
+    polygons, errors = parse_lines(content, shape, names, boxes, source)
+    if errors:
+        raise errors[0]
+    return polygons
+
+
+def parse_lines(
+    content: str | bytes,
+    shape: tuple[int, int],
+    names: Sequence[str] | None = None,
+    boxes: Boxes = 'error',
+    source: str = 'label text',
+) -> tuple[list[Polygon], list[LabelError]]:
+    """Read what can be read of a label file, and collect what is wrong with each of the other lines.
+
+    Args:
+        content: As for ``parse_labels``, like all others.
+        shape: (H, W) of the image in pixels.
+        names: The class names by id.
+        boxes: What to do with a detection box.
+        source: The file's name, for messages.
+
+    Returns:
+        The polygons of the good lines and an error for each other line, both in the order of the file.
+
+    Raises:
+        ValueError: ``boxes`` is none of the three.
+    """
     check_boxes(boxes)
-    text = _decode(content, source)
-    polygons = []
+    try:
+        text = _decode(content, source)
+    except LabelError as error:
+        return [], [error]
+    polygons, errors = [], []
     for number, line in enumerate(re.split(r'\r\n|\r|\n', text), start=1):
         if not line.strip():
             continue
         try:
             polygon = _parse_line(line, shape, names, boxes)
         except LabelError as error:
-            raise LabelError(f'{source}, line {number}: {error}') from None
+            errors.append(LabelError(f'{source}, line {number}: {error}'))
+            continue
         if polygon is not None:
             polygons.append(polygon)
-    return polygons
+    return polygons, errors
 
 
 def rasterize(

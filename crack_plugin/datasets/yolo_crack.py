@@ -7,19 +7,27 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import cv2
+import numpy as np
+from mmcv.transforms import LoadImageFromFile
 from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 from PIL import UnidentifiedImageError
+from tifffile import TiffFile, TiffFileError
 
 from crack_plugin.datasets.polygons import MAX_CLASSES, Boxes, check_boxes
-from crack_plugin.datasets.yolo_layout import DataYaml, SplitFiles, find_split, listed, read_data_yaml
+from crack_plugin.datasets.yolo_layout import Annotations, DataYaml, SplitFiles, find_split, listed, read_data_yaml
 
 MissingLabel = Literal['background', 'error']
 
 
+# LoadImageFromFile keeps the upper 8 of 16 bits. Where not one value reaches a quarter of the range, the file holds
+# the 10 to 14 bits of a sensor, and the picture would be dark or plain black.
+_DIMMEST_16_BIT = 2**14
+
+
 class ImageError(ValueError):
-    """An image file that cannot be decoded. The message names the file and the remedy."""
+    """An image file that cannot be read as it stands. The message names the file and the remedy."""
 
 
 def foreground_palette(count: int) -> list[list[int]]:
@@ -50,6 +58,8 @@ class YOLOCrackDataset(BaseSegDataset):
             names be one class; names it does not mention stand for themselves.
         missing_label: An image without a label file is all 'background' (one line in the log tells how many are), or
             an 'error'.
+        annotations: 'polygons', or 'masks': the label of an image is the PNG file of its name (0 and 255, or 0 and 1)
+            in the folder ``masks``, in the place of the folder ``images``. Masks have one class.
         boxes: A detection box among the polygons is an 'error', 'fill' draws it as a rectangle, 'drop' leaves it out.
         metainfo: As in ``BaseSegDataset``: with a selection of ``classes``, the others are ignored (label 255).
         pipeline: As in ``BaseSegDataset``.
@@ -72,6 +82,7 @@ class YOLOCrackDataset(BaseSegDataset):
         classes: Sequence[str] = ('crack',),
         class_map: Mapping[str, str | None] | None = None,
         missing_label: MissingLabel = 'background',
+        annotations: Annotations = 'polygons',
         boxes: Boxes = 'error',
         metainfo: Mapping[str, Any] | None = None,
         pipeline: Sequence[dict | Callable] = (),
@@ -83,10 +94,15 @@ class YOLOCrackDataset(BaseSegDataset):
         check_boxes(boxes)
         if missing_label not in get_args(MissingLabel):
             raise ValueError(f"missing_label={missing_label!r} is not known: 'background' or 'error'")
+        if annotations not in get_args(Annotations):
+            raise ValueError(f"annotations={annotations!r} is not known: 'polygons' or 'masks'")
+        if annotations == 'masks' and (len(classes) != 1 or class_map):
+            raise ValueError("annotations='masks' has one class: set one name as `classes`, and no class_map")
         self.split = split
         self.foreground = _checked_classes(classes)
         self.class_map = class_map
         self.missing_label = missing_label
+        self.annotations = annotations
         self.boxes = boxes
         # By YOLO id, the same for all samples; known once data.yaml has been read.
         self._yolo_names: list[str] = []
@@ -136,7 +152,7 @@ class YOLOCrackDataset(BaseSegDataset):
         """
         data_yaml = read_data_yaml(Path(self.data_root))
         self._yolo_names, self._yolo_labels = _match_classes(data_yaml, self.foreground, self.class_map)
-        files = find_split(data_yaml, self.split)
+        files = find_split(data_yaml, self.split, self.annotations)
         self._check_completeness(files)
         return [{'img_path': image, 'label_path': label} for image, label in files.pairs]
 
@@ -145,6 +161,7 @@ class YOLOCrackDataset(BaseSegDataset):
         info = super().get_data_info(idx)
         info.update(
             missing_label=self.missing_label,
+            annotations=self.annotations,
             boxes=self.boxes,
             yolo_names=self._yolo_names,
             yolo_labels=self._yolo_labels,
@@ -159,12 +176,15 @@ class YOLOCrackDataset(BaseSegDataset):
         """Run the pipeline on one sample.
 
         Raises:
-            ImageError: The image cannot be decoded.
+            ImageError: The image cannot be read or decoded, or has 16 bits a channel and would turn black or white.
             RuntimeError: The pipeline returned nothing. (``BaseDataset`` would put another sample in its place.)
         """
         info = self.get_data_info(idx)
         image = info['img_path']
+        loader = next((step for step in self.pipeline.transforms if isinstance(step, LoadImageFromFile)), None)
         try:
+            if loader is not None and loader.color_type != 'unchanged' and _has_16_bits(image):
+                _check_16_bits(image, loader.imdecode_backend)
             data = self.pipeline(info)
         except (AssertionError, cv2.error, UnidentifiedImageError) as error:
             if not _is_decoding_failure(error, image):
@@ -172,6 +192,13 @@ class YOLOCrackDataset(BaseSegDataset):
             raise ImageError(
                 f'image {image} cannot be decoded: it is damaged, incomplete, or not what its extension says. Copy or '
                 'export it again, or remove it together with its label.'
+            ) from error
+        except OSError as error:
+            if error.filename != image:
+                raise
+            reason = error.strerror
+            raise ImageError(
+                f'image {image} cannot be read: {reason}. Restore it, or delete it and its label.'
             ) from error
         if data is None:
             raise RuntimeError(
@@ -263,6 +290,34 @@ def _is_decoding_failure(error: Exception, image: str) -> bool:
         # which LoadImageFromFile asserts against.
         return error.func in ('imdecode_', 'validateInputImageSize')
     return isinstance(error, UnidentifiedImageError) or str(error) == f'failed to load image: {image}'
+
+
+def _has_16_bits(image: str) -> bool:
+    """Whether a PNG or TIFF file has 16 bits a channel, from its header alone."""
+    with Path(image).open('rb') as file:
+        head = file.read(26)
+    if head.startswith(b'\x89PNG'):
+        return head[24:25] == b'\x10'
+    if head[:4] not in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
+        return False
+    try:
+        with TiffFile(image) as tiff:
+            return tiff.pages.first.bitspersample == 16
+    except TiffFileError:
+        return False  # damaged: OpenCV has the last word
+
+
+def _check_16_bits(image: str, backend: str) -> None:
+    """Raise ``ImageError`` if ``LoadImageFromFile`` would turn a 16-bit image black or white."""
+    remedy = 'Convert it to 8 bits, with the range of grey values stretched as you want the model to see it.'
+    if backend != 'cv2':
+        raise ImageError(f'image {image} has 16 bits a channel, which imdecode_backend={backend!r} clips. {remedy}')
+    values = cv2.imdecode(np.fromfile(image, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is not None and values.max() < _DIMMEST_16_BIT:
+        raise ImageError(
+            f'image {image} has 16 bits a channel, but its brightest value is {values.max()} of 65535: read as 8 bits '
+            f'it would be all but black. {remedy}'
+        )
 
 
 def _warn(message: str) -> None:

@@ -10,12 +10,16 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import yaml
 from mmengine.logging import print_log
 
 IMAGE_SUFFIXES = frozenset({'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'})
+
+Annotations = Literal['polygons', 'masks']
+# What replaces the folder `images`, and the suffix of the files in it.
+_LABELS = {'polygons': ('labels', '.txt'), 'masks': ('masks', '.png')}
 
 # Roboflow writes valid, Ultralytics val.
 _VALIDATION = ('val', 'valid', 'validation')
@@ -82,7 +86,7 @@ def read_data_yaml(data_root: Path) -> DataYaml:
     return DataYaml(file, root, content, _class_names(file, content))
 
 
-def find_split(data_yaml: DataYaml, split: str) -> SplitFiles:
+def find_split(data_yaml: DataYaml, split: str, annotations: Annotations = 'polygons') -> SplitFiles:
     """Find the images and labels of a split.
 
     A folder is listed once and no single file is looked at, so that 100,000 images on a network disk start fast.
@@ -90,8 +94,10 @@ def find_split(data_yaml: DataYaml, split: str) -> SplitFiles:
     Args:
         data_yaml: As returned by ``read_data_yaml``.
         split: Name of the split; 'val', 'valid' and 'validation' mean the same.
+        annotations: 'polygons' looks for ``labels/NAME.txt``, 'masks' for ``masks/NAME.png``.
 
     Raises:
+        ValueError: Masks are asked for beside images that are in no folder named ``images``.
         FileNotFoundError: There is no such split, or it has no image, or no folder of labels, or a list names an image
             that does not exist. The message says what was looked for and what there is.
     """
@@ -101,20 +107,36 @@ def find_split(data_yaml: DataYaml, split: str) -> SplitFiles:
         raise FileNotFoundError(
             f'split {split!r} is empty: no image ({", ".join(sorted(IMAGE_SUFFIXES))}) in {listed(sources)}.'
         )
-    label_folders = {path: _label_folder(path) for path in folders}
-    stems = {path: _label_stems(path) for path in label_folders.values() if path.is_dir()}
-    if not stems:
+    name, suffix = _LABELS[annotations]
+    label_folders = {path: _label_folder(path, name) for path in folders}
+    beside = [image for image, label in label_folders.items() if image == label]
+    if annotations == 'masks' and beside:
+        raise ValueError(
+            f'masks are looked for in a folder `masks` in the place of the folder `images`, but {beside[0]} is in none '
+            'of that name. Move the images there.'
+        )
+    labels = {path: _label_names(path, suffix) for path in label_folders.values() if path.is_dir()}
+    if not labels:
         raise FileNotFoundError(
-            f'split {split!r} has no folder of labels: looked for {listed(sorted(label_folders.values()))}. If its '
+            f'split {split!r} has no folder of {name}: looked for {listed(sorted(label_folders.values()))}. If its '
             'images really are all background, create that folder and leave it empty.'
         )
-    return _match(folders, label_folders, stems)
+    return _match(folders, label_folders, labels, suffix)
 
 
 def listed(paths: Sequence[object], limit: int = 3) -> str:
     """The first few paths and the number of the others, for messages."""
     more = f' and {len(paths) - limit} more' if len(paths) > limit else ''
     return ', '.join(map(str, paths[:limit])) + more
+
+
+def source_name(image: str) -> str:
+    """Name of the picture that an image was made from.
+
+    Roboflow calls the augmentations of ``wall.jpg`` ``wall_jpg.rf.HASH.jpg``; any other image is its own source.
+    """
+    name = Path(image).name
+    return name.partition('.rf.')[0] if '.rf.' in name else _stem(name)
 
 
 def _class_names(file: Path, content: Mapping[str, Any]) -> list[str] | None:
@@ -239,41 +261,46 @@ def _raise(error: OSError) -> NoReturn:
     raise error
 
 
-def _label_folder(image_folder: Path) -> Path:
-    """The last folder named ``images`` becomes ``labels``; without one, labels lie beside the images."""
+def _label_folder(image_folder: Path, name: str) -> Path:
+    """The last folder named ``images`` becomes ``name``; without one, labels lie beside the images."""
     parts = list(image_folder.parts)
     if 'images' not in parts:
         return image_folder
     last = len(parts) - 1 - parts[::-1].index('images')
-    return Path(*parts[:last], 'labels', *parts[last + 1 :])
+    return Path(*parts[:last], name, *parts[last + 1 :])
 
 
-def _label_stems(folder: Path) -> set[str]:
-    return {_stem(name) for name in _file_names(folder) if _suffix(name) == '.txt'}
+def _label_names(folder: Path, suffix: str) -> dict[str, str]:
+    """Stem to name of the label files; of a.TXT and a.txt, the latter."""
+    return {_stem(name): name for name in sorted(_file_names(folder)) if _suffix(name) == suffix}
 
 
 def _match(
-    folders: Mapping[Path, _Folder], label_folders: Mapping[Path, Path], stems: Mapping[Path, set[str]]
+    folders: Mapping[Path, _Folder],
+    label_folders: Mapping[Path, Path],
+    labels: Mapping[Path, Mapping[str, str]],
+    suffix: str,
 ) -> SplitFiles:
     pairs, unlabelled, orphans = [], [], 0
     others: Counter[str] = Counter()
     for path, folder in folders.items():
         label_folder = label_folders[path]
-        labelled = stems.get(label_folder, set())
-        orphans += len(labelled - {_stem(name) for name in folder.images})
+        names = labels.get(label_folder, {})
+        orphans += len(names.keys() - {_stem(name) for name in folder.images})
         others.update(_suffix(name) for name in folder.files - folder.images)
         for name in folder.selected:
             image, stem = f'{path}/{name}', _stem(name)
-            pairs.append((image, f'{label_folder}/{stem}.txt'))
-            if stem not in labelled:
+            pairs.append((image, f'{label_folder}/{names.get(stem, f"{stem}{suffix}")}'))
+            if stem not in names:
                 unlabelled.append(image)
     del others['.txt']  # labels beside the images
     return SplitFiles(sorted(pairs), sorted(unlabelled), orphans, others)
 
 
 def _file_names(folder: Path) -> set[str]:
+    # A link that leads nowhere counts as a file, so that reading it fails: left out, nobody would miss the image.
     with os.scandir(folder) as entries:
-        return {entry.name for entry in entries if not entry.name.startswith('.') and entry.is_file()}
+        return {entry.name for entry in entries if not entry.name.startswith('.') and not entry.is_dir()}
 
 
 def _stem(name: str) -> str:

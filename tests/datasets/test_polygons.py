@@ -131,6 +131,13 @@ def test_a_coordinate_of_one_reaches_the_last_pixel():
     assert read_mask('0 0 0 1 0 1 1 0 1').all()
 
 
+@pytest.mark.parametrize('line', ['0 0.1 0.5 0.9 0.5 0.9 0.5', '0 0.1 0.5 0.9 0.5 0.1 0.5', '0 .1 .5 .5 .5 .9 .5'])
+def test_a_crack_one_pixel_wide_does_not_vanish(line):
+    expected = np.zeros(SHAPE, np.uint8)
+    expected[10, 1:10] = 1
+    np.testing.assert_array_equal(read_mask(line), expected)
+
+
 def test_box_among_polygons():
     box = '0 0.5 0.5 0.4 0.2'
     message = message_of(f'{TRIANGLE}\n{box}')

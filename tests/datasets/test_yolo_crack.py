@@ -131,6 +131,13 @@ def test_class_map_merges_and_leaves_out(tmp_path, class_map, expected):
     assert [labels[0, 0], labels[0, -1]] == expected
 
 
+def test_spellings_of_one_class_are_merged(tmp_path):
+    thirds = ''.join(f'{i} {x} 0 {x + 0.2} 0 {x + 0.2} 1 {x} 1\n' for i, x in enumerate((0, 0.4, 0.8)))
+    make_dataset(tmp_path, thirds, names='[crack, Crack, cracks]')
+    dataset = YOLOCrackDataset(tmp_path, class_map={'Crack': 'crack', 'cracks': 'crack'}, pipeline=PIPELINE)
+    assert labels_of(dataset)[0].tolist() == [1] * 4 + [0] * 2 + [1] * 5 + [0] * 2 + [1] * 3
+
+
 def test_class_map_can_reorder(tmp_path):
     make_dataset(tmp_path, HALVES, names='[a, b]')
     labels = labels_of(YOLOCrackDataset(tmp_path, classes=('b', 'a'), class_map={}, pipeline=PIPELINE))

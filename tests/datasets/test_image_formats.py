@@ -1,0 +1,184 @@
+"""Every kind of image file through ``YOLOCrackDataset`` and MMSegmentation's own ``LoadImageFromFile``."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmcv.transforms import LoadImageFromFile
+from PIL import Image
+from PIL.Image import Transpose
+
+from crack_plugin.datasets import ImageError, LoadYOLOPolygons, YOLOCrackDataset
+
+PIPELINE = [LoadImageFromFile(), LoadYOLOPolygons()]
+# Upper left quarter of 40 x 20 pixels.
+QUARTER = '0 0 0 0.475 0 0.475 0.45 0 0.45\n'
+# How a picture lies in a file of EXIF orientation 2, 3, ... 8; Pillow turns counter-clockwise.
+STORED = [
+    Transpose.FLIP_LEFT_RIGHT,
+    Transpose.ROTATE_180,
+    Transpose.FLIP_TOP_BOTTOM,
+    Transpose.TRANSPOSE,
+    Transpose.ROTATE_90,
+    Transpose.TRANSVERSE,
+    Transpose.ROTATE_270,
+]
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """The folder for a picture called ``crack``, whose label is there."""
+    for folder in ('images', 'labels'):
+        (tmp_path / 'train' / folder).mkdir(parents=True)
+    (tmp_path / 'train/labels/crack.txt').write_text(QUARTER)
+    return tmp_path / 'train/images'
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    """Red where the label is, blue elsewhere."""
+    pixels = np.full((20, 40, 3), (20, 60, 220), np.uint8)
+    pixels[:10, :20] = (230, 40, 30)
+    return Image.fromarray(pixels)
+
+
+def load(images: Path, **options) -> dict:
+    (sample,) = YOLOCrackDataset(images.parents[1], pipeline=PIPELINE, **options)
+    return sample
+
+
+def assert_label_fits(sample: dict) -> None:
+    """The label covers what is redder than blue."""
+    blue, _, red = np.moveaxis(sample['img'].astype(int), -1, 0)
+    np.testing.assert_array_equal(sample['gt_seg_map'], red > blue)
+
+
+@pytest.mark.parametrize(
+    ('name', 'mode', 'options'),
+    [
+        ('crack.jpg', 'RGB', {}),
+        ('crack.jpg', 'CMYK', {}),
+        ('crack.JPEG', 'RGB', {'progressive': True}),
+        ('crack.png', 'RGBA', {}),
+        ('crack.PNG', 'P', {}),
+        ('crack.webp', 'RGB', {'lossless': True}),
+        ('crack.WebP', 'RGBA', {'lossless': True}),
+        ('crack.tif', 'RGB', {}),
+        ('crack.TIFF', 'RGBA', {'compression': 'tiff_lzw'}),
+        ('crack.tif', 'CMYK', {'compression': 'tiff_deflate'}),
+        ('crack.BMP', 'RGB', {}),
+    ],
+)
+def test_colours_are_those_pillow_sees(images, picture, name, mode, options):
+    stored = picture.convert(mode)
+    exact = 'JP' not in name.upper()
+    stored.save(images / name, **options if exact else {'quality': 100, 'subsampling': 0, **options})
+    sample = load(images)
+    expected = np.asarray(Image.open(images / name).convert('RGB'))[..., ::-1]
+    np.testing.assert_allclose(sample['img'].astype(int), expected, atol=0 if exact else 3)
+    assert_label_fits(sample)
+
+
+@pytest.mark.parametrize(('mode', 'name'), [('L', 'crack.png'), ('LA', 'crack.png'), ('1', 'crack.tif')])
+def test_grey_becomes_three_equal_channels(images, picture, mode, name):
+    picture.convert(mode).save(images / name)
+    image = load(images)['img']
+    expected = np.asarray(Image.open(images / name).convert('L'))
+    np.testing.assert_array_equal(image, np.dstack([expected] * 3))
+
+
+@pytest.mark.parametrize('suffix', ['jpg', 'png', 'tif', 'webp'])
+@pytest.mark.parametrize(('orientation', 'stored'), enumerate(STORED, start=2))
+def test_image_and_label_follow_the_exif_orientation(images, picture, suffix, orientation, stored):
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    picture.transpose(stored).save(images / f'crack.{suffix}', exif=exif, quality=100)
+    sample = load(images)
+    assert sample['img'].shape == (20, 40, 3)
+    assert_label_fits(sample)
+
+
+@pytest.mark.parametrize('suffix', ['png', 'tif'])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_16_bits_keep_their_upper_8(images, suffix, channels):
+    values = np.linspace(0, 65535, 800).reshape(20, 40).astype(np.uint16)
+    cv2.imwrite(str(images / f'crack.{suffix}'), np.dstack([values] * channels))
+    np.testing.assert_allclose(load(images)['img'], np.dstack([values / 257] * 3), atol=1)
+
+
+@pytest.mark.parametrize('suffix', ['png', 'tif'])
+def test_16_bits_that_would_turn_black_are_an_error(images, suffix):
+    cv2.imwrite(str(images / f'crack.{suffix}'), np.linspace(0, 4095, 800).reshape(20, 40).astype(np.uint16))
+    with pytest.raises(ImageError, match=rf'crack\.{suffix} has 16 bits .* brightest value is 4095 of 65535'):
+        load(images)
+
+
+def test_16_bits_that_pillow_would_turn_white_are_an_error(images):
+    cv2.imwrite(str(images / 'crack.png'), np.full((20, 40), 30000, np.uint16))
+    dataset = YOLOCrackDataset(images.parents[1], pipeline=[LoadImageFromFile(imdecode_backend='pillow')])
+    with pytest.raises(ImageError, match="imdecode_backend='pillow' clips"):
+        dataset[0]
+
+
+def test_16_bits_asked_for_as_they_are_stay(images):
+    cv2.imwrite(str(images / 'crack.png'), np.full((20, 40), 4095, np.uint16))
+    dataset = YOLOCrackDataset(images.parents[1], pipeline=[LoadImageFromFile(color_type='unchanged')])
+    assert dataset[0]['img'].max() == 4095
+
+
+def test_floating_point_tiff_is_an_error(images):
+    cv2.imwrite(str(images / 'crack.tif'), np.zeros((20, 40), np.float32))
+    with pytest.raises(ImageError, match=r'crack\.tif cannot be decoded'):
+        load(images)
+
+
+@pytest.mark.parametrize('suffix', ['jpg', 'png', 'tif', 'webp', 'bmp'])
+def test_truncated_image_is_an_error(images, suffix):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    path = images / f'crack.{suffix}'
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ImageError, match=rf'crack\.{suffix} cannot be decoded'):
+        load(images)
+
+
+def test_names_with_blanks_and_unicode(images, picture):
+    name = 'Riß in Brücke №7 (裂缝) 100%'
+    picture.save(images / f'{name}.png')
+    (images.parent / 'labels' / 'crack.txt').rename(images.parent / 'labels' / f'{name}.txt')
+    assert_label_fits(load(images))
+
+
+def test_upper_case_label_suffix(images, picture):
+    picture.save(images / 'crack.png')
+    (images.parent / 'labels' / 'crack.txt').rename(images.parent / 'labels' / 'crack.TXT')
+    assert_label_fits(load(images, missing_label='error'))
+
+
+def test_links_to_files_and_folders(images, picture, tmp_path):
+    picture.save(tmp_path / 'elsewhere.png')
+    (images / 'crack.png').symlink_to(tmp_path / 'elsewhere.png')
+    linked = tmp_path / 'linked'
+    linked.mkdir()
+    (linked / 'train').symlink_to(tmp_path / 'train', target_is_directory=True)
+    assert_label_fits(load(linked / 'train' / 'images'))
+
+
+def test_link_that_leads_nowhere_is_an_error(images, picture, tmp_path):
+    (images / 'crack.png').symlink_to(tmp_path / 'gone.png')
+    with pytest.raises(ImageError, match=r'crack\.png cannot be read: No such file'):
+        load(images)
+    (images / 'crack.png').unlink()
+    picture.save(images / 'crack.png')
+    (images.parent / 'labels/crack.txt').unlink()
+    (images.parent / 'labels/crack.txt').symlink_to(tmp_path / 'gone.txt')
+    with pytest.raises(FileNotFoundError, match=r'crack\.txt is a link that leads to no file'):
+        load(images)
+
+
+def test_100_megapixels(images):
+    cv2.imwrite(str(images / 'crack.png'), np.zeros((8000, 12500), np.uint8), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    sample = load(images)
+    assert sample['img'].shape == (8000, 12500, 3)
+    assert sample['gt_seg_map'].sum() == pytest.approx(0.475 * 0.45 * 1e8, rel=1e-3)

@@ -1,0 +1,202 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from skimage.draw import polygon2mask
+
+from crack_plugin.datasets.inspection import (
+    HASH_DISTANCE,
+    Problem,
+    Sample,
+    crack_widths,
+    find_leaks,
+    find_lost_cracks,
+    inspect_samples,
+    open_split,
+    perceptual_hashes,
+    summarize,
+)
+
+LINE = '0 0 0.5 0.9 0.5 0.9 0.5\n'
+
+
+def texture(seed: int, size: tuple[int, int] = (96, 128)) -> np.ndarray:
+    """A picture with coarse structure, BGR."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
+
+
+def write(root: Path, split: str, labels: dict[str, str | None]) -> None:
+    """An image for each name, and a label file where there is text."""
+    for folder in ('images', 'labels'):
+        (root / split / folder).mkdir(parents=True, exist_ok=True)
+    for seed, (name, label) in enumerate(labels.items()):
+        cv2.imwrite(str(root / split / 'images' / f'{name}.png'), texture(seed + 100 * len(split)))
+        if label is not None:
+            (root / split / 'labels' / f'{name}.txt').write_text(label)
+
+
+def inspect(root: Path, split: str = 'train', **options) -> tuple[list[Sample], list[Problem]]:
+    dataset, problems = open_split(root, split, **options)
+    assert dataset is not None
+    results = list(inspect_samples(dataset))
+    return [sample for sample, _ in results if sample], problems + [p for _, found in results for p in found]
+
+
+def make_sample(split: str, name: str, picture: np.ndarray, width: float = 3.0) -> Sample:
+    return Sample(split, name, picture.shape[:2], {'crack': 1}, 0.1, (width, width), perceptual_hashes(picture))
+
+
+@pytest.mark.parametrize('width', [1, 2, 3, 4, 7, 10])
+@pytest.mark.parametrize('axis', [0, 1])
+def test_width_of_a_straight_line_is_exact(width, axis):
+    mask = np.zeros((60, 200), bool)
+    mask[20 : 20 + width, 10:190] = True
+    assert crack_widths(mask if axis == 0 else mask.T) == (pytest.approx(width), pytest.approx(width))
+
+
+@pytest.mark.parametrize('width', [6, 12])
+def test_width_of_a_slanted_line(width):
+    along, across = np.array([0.8, 0.6]), np.array([-0.6, 0.8]) * width / 2
+    start, end = np.array([40, 40]), np.array([40, 40]) + 200 * along
+    mask = polygon2mask((240, 240), [start + across, end + across, end - across, start - across])
+    assert crack_widths(mask)[1] == pytest.approx(width, abs=1)
+
+
+def test_thin_part_of_a_crack_is_told_from_its_median():
+    mask = np.zeros((60, 400), bool)
+    mask[20:21, :120] = True
+    mask[18:23, 120:] = True
+    assert crack_widths(mask) == (pytest.approx(1), pytest.approx(5))
+
+
+def test_width_across_blocks_and_without_a_crack():
+    assert crack_widths(np.zeros((10, 10), bool)) is None
+    assert crack_widths(np.ones((9, 9), bool)) is not None
+    mask = np.zeros((30, 5000), bool)
+    mask[10:14] = True
+    assert crack_widths(mask)[1] == pytest.approx(4)
+
+
+def test_all_problems_of_a_split_are_found(tmp_path):
+    faulty = '0 0.1 0.1 0.9\n' + LINE + '5 0 0 1 0 1 1\n0 0 0 1 1 x 0\n0 0.5 0.5 0.1 0.1\n'
+    write(tmp_path, 'train', {'bad': faulty, 'damaged': LINE, 'fine': LINE, 'none': None, 'twice': LINE * 3})
+    write(tmp_path, 'train', {'full': '0 0 0 1 0 1 1 0 1\n'})
+    (tmp_path / 'train/images/damaged.png').write_bytes(b'no image')
+    (tmp_path / 'train/images/fine.jpg').write_bytes((tmp_path / 'train/images/fine.png').read_bytes())
+    (tmp_path / 'train/images/notes.heic').touch()
+    (tmp_path / 'train/labels/orphan.txt').touch()
+    samples, problems = inspect(tmp_path)
+    errors = [p.text for p in problems if p.severity == 'error']
+    warnings = [p.text for p in problems if p.severity == 'warning']
+    assert [line for line in range(1, 6) for text in errors if f'bad.txt, line {line}:' in text] == [1, 3, 4, 5]
+    assert sum('damaged.png cannot be decoded' in text for text in errors) == 1
+    assert len(errors) == 5
+    for part in (
+        '1 of 7 images have no label file',
+        '1 label files belong to no image',
+        '(1 .heic)',
+        'fine.txt is the label of 2 images',
+        'twice.txt: 2 polygons repeat',
+        'full.txt: 100% of the image is foreground',
+    ):
+        assert sum(part in text for text in warnings) == 1, part
+    assert len(warnings) == 6
+    assert len(samples) == 6
+    assert {p.split for p in problems} == {'train'}
+
+
+def test_split_that_cannot_be_opened_is_a_problem(tmp_path):
+    write(tmp_path, 'train', {'a': LINE})
+    dataset, problems = open_split(tmp_path, 'test')
+    assert dataset is None
+    assert problems[0].severity == 'error'
+    assert "no split 'test'" in problems[0].text
+    (tmp_path / 'data.yaml').write_text('names: [rust]')
+    assert 'names' in open_split(tmp_path, 'train')[1][0].text
+
+
+def test_missing_labels_can_be_errors(tmp_path):
+    write(tmp_path, 'train', {'a': LINE, 'b': None})
+    assert open_split(tmp_path, 'train', missing_label='error')[1][0].severity == 'error'
+    assert open_split(tmp_path, 'train')[1][0].severity == 'warning'
+
+
+def test_what_a_sample_holds(tmp_path):
+    write(tmp_path, 'train', {'a': LINE * 2, 'b': ''})
+    samples, _ = inspect(tmp_path)
+    assert samples[0].polygons == {'crack': 2}
+    assert samples[0].shape == (96, 128)
+    assert samples[0].foreground == pytest.approx(116 / (96 * 128))
+    assert samples[0].widths == (1, 1)
+    assert samples[1].foreground == 0
+    assert samples[1].widths is None
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda picture: picture[:, ::-1],
+        lambda picture: picture[::-1],
+        lambda picture: np.rot90(picture),
+        lambda picture: np.rot90(picture, 2),
+        lambda picture: cv2.resize(picture, (200, 200)),
+        lambda picture: cv2.convertScaleAbs(picture, alpha=0.8),
+        lambda picture: cv2.GaussianBlur(picture, (0, 0), 1.5),
+        lambda picture: cv2.imdecode(cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, 50])[1], 1),
+    ],
+    ids=['mirrored', 'upside down', 'quarter turn', 'half turn', 'resized', 'darker', 'blurred', 'jpeg'],
+)
+def test_changed_copy_in_another_split_is_a_leak(change):
+    train = [make_sample('train', f'train/{i}.png', texture(i)) for i in range(20)]
+    copy = make_sample('valid', 'valid/copy.png', np.ascontiguousarray(change(texture(7))))
+    (leak,) = find_leaks([*train, copy])
+    assert leak.severity == 'warning'
+    assert leak.split == 'train, valid'
+    assert 'valid/copy.png looks like 1 of the images in train, most like train/7.png' in leak.text
+
+
+def test_different_pictures_and_copies_within_a_split_are_no_leak():
+    samples = [make_sample('train' if i < 20 else 'valid', f'{i}.png', texture(i)) for i in range(30)]
+    assert find_leaks([*samples, make_sample('train', 'copy.png', texture(3))]) == []
+    assert len(find_leaks(samples, max_distance=64)) == 10
+    assert HASH_DISTANCE < 14
+
+
+def test_roboflow_names_tell_of_a_leak_too():
+    samples = [
+        make_sample('train', 'a/wall_jpg.rf.01.jpg', texture(0)),
+        make_sample('valid', 'b/wall_jpg.rf.02.jpg', texture(1)),
+        make_sample('valid', 'b/floor_jpg.rf.03.jpg', texture(2)),
+    ]
+    (leak,) = find_leaks(samples)
+    assert 'b/wall_jpg.rf.02.jpg has the source name of a/wall_jpg.rf.01.jpg' in leak.text
+
+
+def test_lost_cracks_name_the_tiles_that_keep_them():
+    large = np.zeros((4000, 6000, 3), np.uint8)
+    samples = [make_sample('train', 'wide.png', large, 8), make_sample('train', 'thin.png', large, 2)]
+    (problem,) = find_lost_cracks(samples, 1008)
+    assert 'lost in 1 of the 2 images' in problem.text
+    assert 'thin.png, 6000 x 4000 pixels, a crack of 2.0 px becomes 0.34 px' in problem.text
+    assert 'at most 2016 x 2016 pixels' in problem.text
+    assert find_lost_cracks(samples, 3024) == []
+
+
+def test_summary_counts_and_scales():
+    plain = np.zeros((504, 1008, 3), np.uint8)
+    negative = Sample('valid', 'n.png', (504, 504), {}, 0.0, None, perceptual_hashes(plain))
+    rows = summarize([make_sample('train', 'a.png', plain, 7), make_sample('train', 'b.png', plain, 14), negative], 504)
+    assert rows[0] == (
+        'train',
+        '2',
+        '0',
+        '2 crack',
+        '1008 x 504',
+        '10.00%',
+        '10.5 (7.0 to 14.0)',
+        '5.2 (3.5 to 7.0)',
+        '1.5 (1.0 to 2.0)',
+    )
+    assert rows[1] == ('valid', '1', '1', '0', '504 x 504', '0.00%', '-', '-', '-')

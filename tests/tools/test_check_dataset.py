@@ -1,0 +1,91 @@
+"""`tools/check_dataset.py`."""
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import pytest
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+
+
+@pytest.fixture
+def check(monkeypatch) -> Callable[..., int]:
+    """Runs the tool and returns its exit code."""
+    monkeypatch.syspath_prepend(TOOLS)
+    main = runpy.run_path(str(TOOLS / 'check_dataset.py'))['main']
+
+    def run(*arguments: object) -> int:
+        try:
+            main([str(argument) for argument in (*arguments, '--workers', 0)])
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    return run
+
+
+@pytest.fixture
+def data(crack_folder, tmp_path) -> Path:
+    """A copy of a sound dataset, for a test to damage."""
+    for path in crack_folder.rglob('*'):
+        if path.is_file():
+            target = tmp_path / 'data' / path.relative_to(crack_folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    return tmp_path / 'data'
+
+
+def first(folder: Path) -> Path:
+    return min(folder.iterdir())
+
+
+def test_sound_dataset(data, check, capsys):
+    assert check(data, '--strict') == 0
+    out = capsys.readouterr().out
+    assert '64 x 48' in out
+    assert '0 errors, 0 warnings' in out
+
+
+def test_all_errors_are_in_the_table_and_in_the_exit_code(data, check, capsys):
+    first(data / 'train/labels').write_text('0 1 1\n0 0.5\n')
+    first(data / 'valid/images').write_bytes(b'')
+    assert check(data) == 1
+    out = capsys.readouterr().out
+    assert '3 errors, 0 warnings' in out
+    for part in ('.txt, line 1:', '.txt, line 2:', 'cannot be decoded'):
+        assert part in out
+
+
+def test_warnings_fail_only_when_strict(data, check, capsys):
+    copied = first(data / 'train/images')
+    cv2.imwrite(str(data / 'valid/images/copy.png'), cv2.imread(str(copied))[:, ::-1])
+    (data / 'valid/labels/copy.txt').touch()
+    assert check(data) == 0
+    assert '0 errors, 1 warnings' in capsys.readouterr().out
+    assert check(data, '--strict') == 1
+    assert check(data, '--strict', '--hash-distance', -1) == 0
+
+
+def test_split_that_is_not_there(data, check, capsys):
+    assert check(data, '--splits', 'train', 'test') == 1
+    assert "no split 'test'" in capsys.readouterr().out
+
+
+def test_input_resolution(data, check, capsys):
+    assert check(data, '--strict', '--image-size', 8) == 1
+    assert 'cracks are lost' in capsys.readouterr().out
+
+
+def test_page_escapes_names_and_shows_samples(data, check, tmp_path):
+    image = first(data / 'train/images')
+    (data / 'train/labels' / f'{image.stem}.txt').unlink()
+    image.rename(image.with_name(f'<script>{image.suffix}'))
+    (data / 'train/labels/<script>.txt').write_text('none\n')
+    assert check(data, '--html', tmp_path / 'new/page.html', '--samples', 2) == 1
+    page = (tmp_path / 'new/page.html').read_text()
+    assert '<script>' not in page
+    assert '&lt;script&gt;' in page
+    assert page.count('<img') == 4
+    assert 'is not a number' in page

@@ -1,0 +1,198 @@
+"""Read a whole dataset before a training does, and say all that is wrong with it in one table.
+
+Also counts, sizes, crack pixels, crack width in the files and at the model's resolution, and pictures that occur in two
+splits. Exit code 1 if there are errors (with --strict, also if there are warnings), 0 otherwise. --html writes a page
+with everything and with sample overlays.
+"""
+
+import argparse
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from cli import KeyValueAction
+from mmengine.utils import track_iter_progress
+from prettytable import PrettyTable, TableStyle
+
+from crack_plugin.datasets.inspection import (
+    HASH_DISTANCE,
+    SUMMARY,
+    Problem,
+    Sample,
+    find_leaks,
+    find_lost_cracks,
+    inspect_samples,
+    open_split,
+    summarize,
+)
+from crack_plugin.datasets.loading import LoadYOLOPolygons
+from crack_plugin.datasets.polygons import LabelError
+from crack_plugin.datasets.yolo_crack import YOLOCrackDataset
+from crack_plugin.visualization.document import Block, Heading, Picture, Table, Text, to_html
+from crack_plugin.visualization.panels import overlay
+
+_PROBLEM_COLUMNS = ('', 'split', 'problem')
+_COLUMN_WIDTH = 120
+_PREVIEW_SIDE = 800
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line ``argv`` (None: the process's)."""
+    parser = _build_parser()
+    args = parser.parse_args(argv)
+    datasets: dict[str, YOLOCrackDataset] = {}
+    samples: list[Sample] = []
+    problems: list[Problem] = []
+    for split in args.splits:
+        dataset, found = open_split(
+            args.data_root,
+            split,
+            classes=args.classes,
+            class_map=args.class_map,
+            missing_label=args.missing_label,
+            annotations=args.annotations,
+            boxes=args.boxes,
+        )
+        problems += found
+        if dataset is not None:
+            datasets[split] = dataset
+            print(f'{split}: {len(dataset)} images')
+            for sample, faults in track_iter_progress((inspect_samples(dataset, args.workers), len(dataset))):
+                problems += faults
+                samples += [] if sample is None else [sample]
+    problems += find_lost_cracks(samples, args.image_size)
+    problems += find_leaks(samples, args.hash_distance)
+    problems.sort(key=lambda problem: problem.severity)
+    rows = summarize(samples, args.image_size)
+    print(_text_table(SUMMARY, rows))
+    if problems:
+        print(_text_table(_PROBLEM_COLUMNS, problems))
+    errors = sum(problem.severity == 'error' for problem in problems)
+    verdict = f'{errors} errors, {len(problems) - errors} warnings'
+    print(verdict)
+    if args.html:
+        _write_page(args.html, args, verdict, rows, problems, datasets, samples)
+        print(f'Wrote {args.html}')
+    if errors or (args.strict and problems):
+        parser.exit(1)
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('data_root', type=Path, help='folder of the dataset, or its yaml file')
+    parser.add_argument('--splits', nargs='+', default=['train', 'val'], metavar='SPLIT', help='default: train val')
+    parser.add_argument('--classes', nargs='+', default=['crack'], metavar='NAME', help='default: crack')
+    parser.add_argument(
+        '--class-map',
+        nargs='+',
+        action=KeyValueAction,
+        metavar='NAME=CLASS',
+        help='name in data.yaml to one of --classes, or to None to leave its polygons out',
+    )
+    parser.add_argument(
+        '--missing-label',
+        choices=['background', 'error'],
+        default='background',
+        help='an image without label file: a warning, or an error',
+    )
+    parser.add_argument(
+        '--annotations',
+        choices=['polygons', 'masks'],
+        default='polygons',
+        help='labels/NAME.txt, or masks/NAME.png of 0 and 255 (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--boxes', choices=['error', 'fill', 'drop'], default='error', help='detection boxes among the polygons'
+    )
+    parser.add_argument(
+        '--image-size', type=int, default=1008, metavar='PX', help="side of the model's input (default: %(default)s)"
+    )
+    parser.add_argument(
+        '--hash-distance',
+        type=int,
+        default=HASH_DISTANCE,
+        metavar='BITS',
+        help='pictures of two splits are the same if at most this many of 64 bits differ (default: %(default)s)',
+    )
+    parser.add_argument('--strict', action='store_true', help='exit code 1 for warnings too')
+    parser.add_argument('--html', type=Path, metavar='FILE', help='write a page with all of it and sample overlays')
+    parser.add_argument('--samples', type=int, default=6, metavar='N', help='overlays a split (default: %(default)s)')
+    parser.add_argument('--workers', type=int, default=2, metavar='N', help='processes (default: %(default)s)')
+    return parser
+
+
+def _text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    table = PrettyTable(header, align='l', max_width=_COLUMN_WIDTH)
+    table.set_style(TableStyle.SINGLE_BORDER)
+    table.add_rows([list(row) for row in rows])
+    return table.get_string()
+
+
+def _write_page(
+    path: Path,
+    args: argparse.Namespace,
+    verdict: str,
+    rows: Sequence[Sequence[str]],
+    problems: Sequence[Problem],
+    datasets: dict[str, YOLOCrackDataset],
+    samples: Sequence[Sample],
+) -> None:
+    page: list[Block] = [
+        Heading(f'Dataset {args.data_root}', 1),
+        Text(verdict, note=bool(problems)),
+        Heading('What is in it'),
+        Table(SUMMARY, rows),
+        Text(
+            'Crack width: median along the centre lines of an image; shown are the median over the images, least and '
+            f"largest, in the files, at the model's input of {args.image_size} px and at its output (2/7 of that)."
+        ),
+        Heading('Problems'),
+        Table(_PROBLEM_COLUMNS, problems) if problems else Text('None.'),
+        Heading('Samples'),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        for split, dataset in datasets.items():
+            readable = {sample.image for sample in samples if sample.split == split}
+            page += _overlays(split, dataset, readable, args.samples, Path(folder))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(to_html(page, Path(folder)), encoding='utf-8')
+
+
+def _overlays(split: str, dataset: YOLOCrackDataset, readable: set[str], count: int, folder: Path) -> list[Block]:
+    """Evenly spaced samples of a split with their labels painted over them."""
+    blocks: list[Block] = []
+    indices = [i for i in range(len(dataset)) if dataset.get_data_info(i)['img_path'] in readable]
+    for i in indices[:: max(1, len(indices) // count)][:count] if count else []:
+        sample = dataset[i]
+        try:
+            labels = LoadYOLOPolygons()(sample)['gt_seg_map']
+        except LabelError:
+            continue  # the table of problems tells why
+        painted = overlay(*_preview(sample['img'], labels))
+        name = f'{split}_{i}.png'
+        (folder / name).write_bytes(cv2.imencode('.png', cv2.cvtColor(painted, cv2.COLOR_RGB2BGR))[1].tobytes())
+        blocks.append(Picture(name, f'{split}: {sample["img_path"]}'))
+    return blocks
+
+
+def _preview(image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """BGR image and label map as RGB image and label map of at most ``_PREVIEW_SIDE`` pixels."""
+    picture = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    factor = max(labels.shape) / _PREVIEW_SIDE
+    if factor <= 1:
+        return picture, labels
+    height, width = (max(1, round(side / factor)) for side in labels.shape)
+    # A thin crack would fall through the grid of the smaller picture.
+    thickness = math.ceil(factor)
+    thick = cv2.dilate(labels, np.ones((thickness, thickness), np.uint8))
+    return (
+        cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA),
+        cv2.resize(thick, (width, height), interpolation=cv2.INTER_NEAREST),
+    )
+
+
+if __name__ == '__main__':
+    main()
