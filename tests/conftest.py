@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmengine.registry import init_default_scope
 
 import crack_plugin  # noqa: F401 - before any mmseg: makes it importable with mmcv-lite
 from crack_plugin.datasets.synthetic import write_dataset
@@ -56,6 +57,12 @@ TINY_SAM3: dict[str, Any] = {
     # Larger than SAM 3's own 0.02, or the logits of so few layers hardly depend on the picture.
     'initializer_range': 0.2,
 }
+
+
+@pytest.fixture(autouse=True)
+def _mmseg_scope() -> None:
+    """Runners leave their default scope behind; every test starts in MMSegmentation's."""
+    init_default_scope('mmseg')
 
 
 @pytest.fixture

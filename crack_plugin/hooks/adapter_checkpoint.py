@@ -70,7 +70,7 @@ class AdapterCheckpointHook(Hook):
         if not hasattr(model, 'save_adapter'):
             raise TypeError(
                 f'AdapterCheckpointHook saves adapters, and {type(model).__name__} has no save_adapter. Take the hook '
-                "out of default_hooks or custom_hooks (default_hooks.adapter_checkpoint=None), or train 'SAM3TextLoRA'."
+                "out of the config's default_hooks or custom_hooks, or train 'SAM3TextLoRA'."
             )
         self.folder = Path(runner.work_dir) / 'adapters'
         self.folder.mkdir(parents=True, exist_ok=True)

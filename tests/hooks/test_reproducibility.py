@@ -113,6 +113,7 @@ def test_missing_validation_runs_first(tiny_config: Path, tmp_path: Path) -> Non
     train(tiny_config, tmp_path / 'broken', StopAt(3, in_validation=True))
     assert 1 not in logged(tmp_path / 'broken', 'crack/IoU')
     train(tiny_config, tmp_path / 'broken', resume=True)
+    assert sorted(logged(tmp_path / 'whole', 'crack/IoU')) == [1, 2]
     assert logged(tmp_path / 'broken', 'crack/IoU') == logged(tmp_path / 'whole', 'crack/IoU')
 
 
