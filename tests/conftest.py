@@ -12,6 +12,7 @@ from mmengine.registry import init_default_scope
 
 import crack_plugin  # noqa: F401 - before any mmseg: makes it importable with mmcv-lite
 from crack_plugin.datasets.synthetic import write_dataset
+from crack_plugin.visualization.seg_visualizer import ContiguousSegVisualizer
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'
@@ -59,10 +60,18 @@ TINY_SAM3: dict[str, Any] = {
 }
 
 
+def forget_visualizers() -> None:
+    """mmengine keeps one visualizer of a name in a process, which goes on writing where its first run did."""
+    for visualizer in ContiguousSegVisualizer.__mro__:
+        if '_instance_dict' in vars(visualizer):
+            visualizer._instance_dict.clear()
+
+
 @pytest.fixture(autouse=True)
-def _mmseg_scope() -> None:
-    """Runners leave their default scope behind; every test starts in MMSegmentation's."""
+def _fresh_globals() -> None:
+    """Runners leave default scope and visualizer behind; every test starts in MMSegmentation's scope, with none."""
     init_default_scope('mmseg')
+    forget_visualizers()
 
 
 @pytest.fixture

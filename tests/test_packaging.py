@@ -33,9 +33,12 @@ def site_packages(tmp_path_factory):
 @pytest.mark.slow
 def test_wheel_carries_every_config_and_tool(site_packages):
     for name in ('configs', 'tools'):
-        expected = {path.relative_to(ROOT) for path in (ROOT / name).rglob('*') if path.suffix in ('.py', '.sh')}
+        files = [path for path in (ROOT / name).rglob('*') if path.is_file() and '__pycache__' not in path.parts]
+        expected = {path.relative_to(ROOT) for path in files}
         installed = site_packages / 'crack_plugin' / '.mim'
         assert {path.relative_to(installed) for path in (installed / name).rglob('*') if path.is_file()} == expected
+    # With the embedded base, which the tiny config names
+    assert Path('configs/sam3_tiny/model.safetensors') in {path.relative_to(installed) for path in installed.rglob('*')}
     assert (site_packages / 'crack_plugin' / '.mim' / 'model-index.yml').is_file()
 
 

@@ -6,13 +6,15 @@ real work takes.
 """
 
 import argparse
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from cli import readable_errors
-from report import main as report
-from test import test
-from train import train
+
+from crack_plugin.datasets.synthetic import write_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs' / 'sam3_tiny_lora_crack.py'
@@ -27,6 +29,18 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--valid', type=int, default=24, help='number of validation pictures (default: 24)')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='as in train.py')
     return parser
+
+
+def run(tool: str, *arguments: str | Path) -> None:
+    """Run one of the tools in a process of its own, as mmengine's global loggers and visualizers want it."""
+    finished = subprocess.run([sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)])
+    if finished.returncode:
+        sys.exit(f'{tool} failed, see above')
+
+
+def test_scores(work_dir: Path) -> dict[str, float]:
+    """What the last test in ``work_dir`` measured, from the file that mmengine leaves."""
+    return json.loads(max(work_dir.glob('*/*.json')).read_text())
 
 
 def results_table(rows: dict[str, dict[str, float]]) -> str:
@@ -49,26 +63,27 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser = make_parser()
     args = parser.parse_args(argv)
     with readable_errors(parser):
-        from crack_plugin.datasets.synthetic import write_dataset
-
         print(f'[1/5] drawing {args.train} + {args.valid} pictures of cracked masonry in {args.data}')
         write_dataset(args.data, args.train, args.valid, size=(336, 336), surfaces='masonry', seed=1)
     loaders = [f'{name}_dataloader.dataset.data_root={args.data}' for name in ('train', 'val', 'test')]
     options = ['--cfg-options', *loaders, *args.cfg_options]
 
     print('[2/5] testing the embedded tiny SAM 3 zero-shot')
-    before = test([str(CONFIG), '--work-dir', str(args.work_dir / 'zero_shot'), *options])
+    run('test.py', CONFIG, '--work-dir', args.work_dir / 'zero_shot', *options)
     print('[3/5] training LoRA adapters')
-    train([str(CONFIG), '--work-dir', str(args.work_dir), *options])
+    run('train.py', CONFIG, '--work-dir', args.work_dir, *options)
     print('[4/5] testing with the adapters, and painting the predictions')
     last = Path((args.work_dir / 'last_checkpoint').read_text())
     painted = args.work_dir / 'painted'
-    after = test([str(CONFIG), str(last), '--work-dir', str(args.work_dir), '--show-dir', str(painted), *options])
+    run('test.py', CONFIG, last, '--work-dir', args.work_dir / 'trained', '--show-dir', painted, *options)
 
     print('[5/5] writing the report')
-    report([str(args.work_dir)])
+    run('report.py', args.work_dir)
 
-    rows = {'zero-shot': before, 'with LoRA': after}
+    rows = {
+        'zero-shot': test_scores(args.work_dir / 'zero_shot'),
+        'with LoRA': test_scores(args.work_dir / 'trained'),
+    }
     print(
         f'\n{args.valid} validation pictures, means over pictures (clIoU over all pixels):\n\n{results_table(rows)}\n'
     )

@@ -20,8 +20,7 @@ default_hooks = dict(
     reproducibility=dict(type='ReproducibilityHook'),
 )
 vis_backends = [dict(type='LocalVisBackend')]
-# Without a name of its own it takes the run's, so that two runs in one process do not share it
-visualizer = dict(type='ContiguousSegVisualizer', vis_backends=vis_backends)
+visualizer = dict(type='ContiguousSegVisualizer', vis_backends=vis_backends, name='visualizer')
 # Training losses are averaged over the logged iterations; a validation's loss is a mean over its images already
 log_processor = dict(by_epoch=True, mean_pattern=r'^(?!.*val_).*(loss|time|data_time|grad_norm)')
 log_level = 'INFO'

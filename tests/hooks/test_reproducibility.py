@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TOOLS
+from conftest import TOOLS, forget_visualizers
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -51,6 +51,7 @@ def train(config: Path, work_dir: Path, stop: StopAt | None = None, resume: bool
         {'type': 'PackSegInputs'},
     ]
     cfg.merge_from_dict(options)
+    forget_visualizers()
     runner = Runner.from_cfg(cfg)
     if stop is not None:
         runner.register_hook(stop, priority='LOWEST')
