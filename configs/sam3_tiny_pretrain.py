@@ -1,7 +1,7 @@
 # Pretrains the embedded tiny SAM 3 from scratch on synthetic concrete; see configs/sam3_tiny/README.md.
 _base_ = ['./_base_/models/sam3_text_lora.py', './_base_/datasets/yolo_crack.py', './_base_/default_runtime.py']
 model = dict(
-    # 2.9 M parameters at 336 px: one window of 24 x 24 tokens, SAM 3's own patch and token counts
+    # 3.1 M parameters at 336 px: one window of 24 x 24 tokens, SAM 3's own patch and token counts
     base=dict(
         _delete_=True,
         vision_config=dict(
