@@ -130,9 +130,9 @@ def merge(model: PeftModel) -> Any:
 
 
 def graft(model: PeftModel, whole: nn.Module) -> Any:
-    """Fold the adapters of ``model`` into ``whole``: the same base with all its modules, in its own precision."""
+    """Fold the adapters of ``model``, in fp32, into ``whole``: the same base with all its modules."""
     config = model.peft_config['default']
-    grafted = get_peft_model(whole, LoraConfig(**config.to_dict()))
+    grafted = get_peft_model(whole.float(), LoraConfig(**config.to_dict()))
     load_weights(grafted, _named_weights(model), 'in memory')
     return merge(grafted)
 

@@ -212,7 +212,7 @@ class SAM3TextLoRA(EncoderDecoder):
         else:
             # Adding to rounded weights would round twice: start from the base as it was stored.
             whole, _ = sam3_semantic.load_base(self.base, self.image_size)
-            self.sam3 = adapters.graft(adapted, whole.float().to(self.prompt_ids.device))
+            self.sam3 = adapters.graft(adapted, whole.to(self.prompt_ids.device))
         self.sam3.requires_grad_(False)
         self.trainable = 'lora'
         self._drop_unused()
@@ -232,7 +232,9 @@ class SAM3TextLoRA(EncoderDecoder):
         if folder.is_dir() and any(folder.iterdir()):
             raise FileExistsError(f'{folder} is not empty. Remove it, or save under another name.')
         whole, tokenizer = sam3_semantic.load_base(self.base, self.image_size)
-        whole.load_state_dict({**whole.state_dict(), **adapters.base_weights(self.sam3)})
+        # Under frozen weights the stored base is the truth; ours may be a rounding of it (dtype).
+        if self.trainable == 'all' or not adapters.is_adapted(self.sam3):
+            whole.load_state_dict({**whole.state_dict(), **adapters.base_weights(self.sam3)})
         if adapters.is_adapted(self.sam3):
             whole = adapters.graft(self.sam3, whole)
         folder.parent.mkdir(parents=True, exist_ok=True)

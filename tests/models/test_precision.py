@@ -96,6 +96,13 @@ def test_merging_low_precision_weights_rounds_once(tiny_sam3: dict) -> None:
     assert error(logits(low, images), logits(exact, images)) < 0.05
 
 
+def test_saved_model_is_merged_in_fp32_whatever_dtype_it_ran_in(tiny_sam3: dict, tmp_path: Path) -> None:
+    for name, dtype in (('exact', None), ('low', 'bfloat16')):
+        randomised(SAM3TextLoRA(base=tiny_sam3, lora=LORA, dtype=dtype)).save_pretrained(tmp_path / name)
+    exact, low = (Sam3Model.from_pretrained(str(tmp_path / name)).state_dict() for name in ('exact', 'low'))
+    assert all(torch.equal(value, low[name]) for name, value in exact.items())
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [({'dtype': 'int8'}, 'choose None'), ({'dtype': 'bfloat16', 'trainable': 'all'}, 'freezes none')],
