@@ -65,7 +65,7 @@ class ReproducibilityHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed the model's own randomness (dropout)."""
-        _seed(runner.seed, runner.rank, runner.iter)
+        seed(runner.seed, runner.rank, runner.iter)
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Record the validation, so that a checkpoint saved by it (a new best) says it has been done."""
@@ -94,12 +94,12 @@ class _SeededFetch:
     def __call__(self, indices: list[int]) -> list[Any]:
         samples = []
         for index in indices:
-            _seed(self.seed, int(self.epoch), int(index))
+            seed(self.seed, int(self.epoch), int(index))
             samples.append(self.dataset[index])
         return samples
 
 
-def _seed(*key: int) -> None:
+def seed(*key: int) -> None:
     """Seed Python, NumPy and torch from a tuple of whole numbers."""
     words = np.random.SeedSequence(key).generate_state(3)
     random.seed(int(words[0]))

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
+import torch.nn.functional as F
 from mmengine.logging import print_log
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Linear, LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -135,6 +136,37 @@ def graft(model: PeftModel, whole: nn.Module) -> Any:
     grafted = get_peft_model(whole.float(), LoraConfig(**config.to_dict()))
     load_weights(grafted, _named_weights(model), 'in memory')
     return merge(grafted)
+
+
+def follow_input_precision(model: nn.Module) -> None:
+    """Let fp32 adapters on low-precision layers compute in the layers' precision, by casting their few weights.
+
+    PEFT casts the input instead, once for each adapter that reads it: three fp32 copies of every hidden state, kept for
+    the backward pass, and fp32 products. Variants of LoRA (DoRA, ...) keep PEFT's way.
+    """
+    for layer in model.modules():
+        if not isinstance(layer, Linear) or layer.lora_variant:
+            continue
+        # What peft.helpers.disable_input_dtype_casting sets, for good.
+        layer.cast_input_dtype_enabled = False
+        for name in layer.lora_A:
+            layer.lora_A[name] = _CastingLinear.taking(layer.lora_A[name])
+            layer.lora_B[name] = _CastingLinear.taking(layer.lora_B[name])
+
+
+class _CastingLinear(nn.Linear):
+    """A linear layer that casts its weights to its input's precision."""
+
+    @classmethod
+    def taking(cls, linear: Any) -> '_CastingLinear':
+        """One that holds the parameters of ``linear``."""
+        taker = cls(linear.in_features, linear.out_features, bias=False, device='meta')
+        taker.weight, taker.bias = linear.weight, linear.bias
+        return taker.train(linear.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
 
 
 def set_training(model: nn.Module, mode: bool) -> None:

@@ -129,7 +129,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> tupl
 
 
 def base_hash(model: nn.Module) -> str:
-    """SHA-256 over names, shapes and bytes of all weights (of shapes alone on the meta device)."""
+    """SHA-256 over names, shapes and bytes of all weights (of names and shapes alone on the meta device)."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f'{name} {tuple(tensor.shape)}'.encode())
@@ -162,6 +162,13 @@ def drop_modules(model: Sam3, names: Sequence[str]) -> None:
         setattr(model.get_submodule(parent), child, nn.Identity())
 
 
+def blocks(model: Sam3) -> list[nn.Module]:
+    """Parts that hold the weight of the path: layers of ViT, neck and DETR encoder, prompt attention, pixel decoder."""
+    vision, decoder = model.vision_encoder, model.mask_decoder
+    layers = [*vision.backbone.layers, *vision.neck.fpn_layers[:-1], *model.detr_encoder.layers]
+    return [*layers, decoder.prompt_cross_attn, decoder.pixel_decoder]
+
+
 def checkpoint_activations(model: Sam3) -> None:
     """Keep only the inputs of each block for the backward pass, which computes the rest again.
 
@@ -169,10 +176,42 @@ def checkpoint_activations(model: Sam3) -> None:
     a frozen model is not in. Non-reentrant, because the reentrant kind gives no gradient to adapters behind inputs
     that need none.
     """
-    vision, decoder = model.vision_encoder, model.mask_decoder
-    blocks = [*vision.backbone.layers, *vision.neck.fpn_layers[:-1], *model.detr_encoder.layers]
-    for block in (*blocks, decoder.prompt_cross_attn, decoder.pixel_decoder):
-        block.forward = _Checkpointed(block.forward)
+    for block in blocks(model):
+        if not isinstance(block.forward, _Checkpointed):
+            block.forward = _Checkpointed(block.forward)
+
+
+def compile_blocks(model: Sam3, **options: Any) -> None:
+    """Compile each block for itself: blocks alike share their code, so this takes a fraction of the whole path's time.
+
+    Args:
+        model: SAM 3.
+        **options: Of ``torch.compile``.
+    """
+    _allow_recompiles()
+    for block in blocks(model):
+        block.compile(**options)
+
+
+def compile_path(**options: Any) -> dict[str, Callable[..., Tensor]]:
+    """Compile the semantic path.
+
+    Args:
+        **options: Of ``torch.compile``.
+
+    Returns:
+        :func:`encode_prompts`, :func:`encode_prefix` and :func:`semantic_logits` under their names, compiled when they
+        are first called with a shape, and again with and without gradients.
+    """
+    _allow_recompiles()
+    functions = (encode_prompts, encode_prefix, semantic_logits)
+    return {function.__name__: torch.compile(function, **options) for function in functions}
+
+
+def _allow_recompiles() -> None:
+    # torch counts by function, and takes the ninth variant for a mistake. Ours: kinds of blocks, with and without
+    # adapters, training and inference, the sizes of batches.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
 
 
 class _Checkpointed:
@@ -211,25 +250,77 @@ def encode_prompts(model: Sam3, input_ids: Tensor, attention_mask: Tensor) -> Te
     return model.text_projection(hidden)
 
 
-def encode_images(model: Sam3, pixel_values: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Run ViT and neck.
+def frozen_depth(model: Sam3) -> int:
+    """Number of leading ViT layers that nothing trains in or before: their output depends on the image alone."""
+    backbone = model.vision_encoder.backbone
+    depth = 0
+    for part in (backbone.embeddings, backbone.layer_norm, *backbone.layers):
+        if any(parameter.requires_grad for parameter in part.parameters()):
+            break
+        depth += 1
+    return max(0, depth - 2)
+
+
+def encode_prefix(model: Sam3, pixel_values: Tensor, depth: int) -> Tensor:
+    """Embed the patches and run the first ``depth`` layers of the ViT.
 
     Args:
         model: SAM 3.
         pixel_values: Normalised images, shape (N, 3, S, S).
+        depth: How many layers.
 
     Returns:
-        Feature pyramid, fine to coarse, shapes (N, C, 4s, 4s), (N, C, 2s, 2s), (N, C, s, s) with s = S / 14 in
-        SAM 3; and the position encoding of the coarsest, shape (N, C, s, s).
+        Hidden states, shape (N, s, s, C) with s = S / 14 in SAM 3.
     """
     backbone = model.vision_encoder.backbone
-    hidden = backbone(pixel_values).last_hidden_state
     side = pixel_values.shape[-1] // backbone.config.patch_size
-    grid = hidden.view(len(hidden), side, side, -1).permute(0, 3, 1, 2)
+    hidden = backbone.layer_norm(backbone.embeddings(pixel_values).unflatten(1, (side, side)))
+    for layer in backbone.layers[:depth]:
+        hidden = layer(hidden)
+    return hidden
+
+
+def prefix_hash(model: Sam3, depth: int) -> str:
+    """SHA-256 over everything that :func:`encode_prefix` depends on besides the images."""
+    backbone = model.vision_encoder.backbone
+    parts = nn.ModuleList([backbone.embeddings, backbone.layer_norm, *backbone.layers[:depth]])
+    return hashlib.sha256(f'{depth} {input_size(model)} {base_hash(parts)}'.encode()).hexdigest()
+
+
+def prefix_shape(model: Sam3) -> tuple[int, int, int]:
+    """Shape (s, s, C) of one image's hidden states from :func:`encode_prefix`."""
+    vit = model.vision_encoder.backbone.config
+    return input_size(model) // vit.patch_size, input_size(model) // vit.patch_size, vit.hidden_size
+
+
+def encode_images(model: Sam3, hidden: Tensor, depth: int) -> tuple[list[Tensor], Tensor]:
+    """Run the rest of the ViT, and the neck.
+
+    Args:
+        model: SAM 3.
+        hidden: Hidden states from :func:`encode_prefix`, shape (N, s, s, C).
+        depth: How many layers those have been through.
+
+    Returns:
+        Feature pyramid, fine to coarse, shapes (N, C, 4s, 4s), (N, C, 2s, 2s), (N, C, s, s); and the position encoding
+        of the coarsest, shape (N, C, s, s).
+    """
+    for layer in model.vision_encoder.backbone.layers[depth:]:
+        hidden = layer(hidden)
+    grid = hidden.permute(0, 3, 1, 2)
     neck = model.vision_encoder.neck
     pyramid = [layer(grid) for layer in neck.fpn_layers[:-1]]
     coarsest = pyramid[-1]
     return pyramid, neck.position_encoding(coarsest.shape, coarsest.device, coarsest.dtype)
+
+
+def semantic_logits(model: Sam3, hidden: Tensor, depth: int, prompts: Tensor, prompt_mask: Tensor) -> Tensor:
+    """Run everything behind the prefix: see :func:`encode_images` and :func:`decode_semantic`.
+
+    Returns:
+        Semantic logits, shape (N, K, 4s, 4s).
+    """
+    return decode_semantic(model, *encode_images(model, hidden, depth), prompts, prompt_mask)
 
 
 def decode_semantic(

@@ -1,8 +1,10 @@
 """SAM 3, conditioned on a text prompt and fine-tuned by LoRA, as an MMSegmentation segmentor."""
 
+import math
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor, nn
 
 from crack_plugin.models import adapters, sam3_semantic
+from crack_plugin.models.prefix_cache import PrefixCache
 
 PREPROCESSOR = {
     'type': 'SegDataPreProcessor',
@@ -57,6 +60,9 @@ class SAM3TextLoRA(EncoderDecoder):
             rotary positions stay in fp32.
         activation_checkpointing: Compute activations again in the backward pass instead of keeping them: less memory,
             more time, the same gradients.
+        compile: True compiles the semantic path, once for every shape it sees. A dict holds options of
+            ``torch.compile`` and, as mmengine's ``compile`` does, a ``target``: 'path' (the default) or 'blocks', which
+            compiles block by block, in less time and for less gain.
         loss_decode: One MMSeg loss or a list, applied to (N, K + 1, H, W) logits and (N, H, W) labels.
         threshold: A pixel is foreground where 1 - p(background) exceeds it. Acts on ``pred_sem_seg`` alone.
         test_cfg: ``dict(mode='whole')`` or ``dict(mode='slide', crop_size=(h, w), stride=(h, w))``.
@@ -78,6 +84,7 @@ class SAM3TextLoRA(EncoderDecoder):
         image_size: int | None = None,
         dtype: str | None = None,
         activation_checkpointing: bool = False,
+        compile: bool | dict[str, Any] = False,
         loss_decode: dict | list[dict] = {'type': 'ForegroundDiceLoss'},  # noqa: B006
         threshold: float = 0.5,
         test_cfg: dict | None = None,
@@ -105,17 +112,15 @@ class SAM3TextLoRA(EncoderDecoder):
         self.image_size = sam3_semantic.input_size(sam3)
         self.base_hash = sam3_semantic.base_hash(sam3)
         self.sam3 = self._with_adapters(sam3, lora, adapter)
-        self._drop_unused()
+        self._activation_checkpointing = activation_checkpointing
+        self._compile_options = _compile_options(compile)
+        self._prefix_cache: PrefixCache | None = None
+        self._frozen_depth = 0
         input_ids, prompt_mask = sam3_semantic.tokenize(tokenizer, self.prompts)
         self.register_buffer('prompt_ids', input_ids, persistent=False)
         self.register_buffer('prompt_mask', prompt_mask.bool(), persistent=False)
         self.register_buffer('prompt_features', None, persistent=False)
-        self._set_trainable()
-        self._lower_precision()
-        if activation_checkpointing:
-            sam3_semantic.checkpoint_activations(self.model)
-        self._encode_frozen_prompts()
-        self._frozen_keys = self._untrained_keys()
+        self._prepare()
         self.register_state_dict_post_hook(_keep_trained_weights)
         self.register_load_state_dict_post_hook(_refuse_partial_load)
         self._log_parameters()
@@ -134,11 +139,17 @@ class SAM3TextLoRA(EncoderDecoder):
         if self.trainable == 'lora':
             self.sam3.eval()
             adapters.set_training(self.sam3, mode)
+        # A caller may have frozen or freed layers in between.
+        depth = sam3_semantic.frozen_depth(self.model)
+        if depth != self._frozen_depth and self._prefix_cache is not None:
+            raise ValueError(f'{depth} layers are frozen now, and the prefix cache is of {self._frozen_depth}.')
+        self._frozen_depth = depth
         return self
 
     def extract_feat(self, inputs: Tensor) -> list[Tensor]:
         """Feature pyramid of images (N, 3, H, W), fine to coarse; see :func:`sam3_semantic.encode_images`."""
-        return sam3_semantic.encode_images(self.model, self._stretch(inputs, [_whole(inputs)] * len(inputs)))[0]
+        hidden = self._encode_prefix(self._stretch(inputs, [_whole(inputs)] * len(inputs)))
+        return sam3_semantic.encode_images(self.model, hidden, self._frozen_depth)[0]
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         """Segment normalised images of any size.
@@ -154,10 +165,9 @@ class SAM3TextLoRA(EncoderDecoder):
             Logits, shape (N, K + 1, H, W), fp32; channel 0 (background) is 0.
         """
         regions = [_region(inputs, meta) for meta in batch_img_metas]
-        pyramid, positions = sam3_semantic.encode_images(self.model, self._stretch(inputs, regions))
-        logits = sam3_semantic.decode_semantic(
-            self.model, pyramid, positions, self._encode_prompts(), self.prompt_mask
-        ).float()
+        hidden = self._encode_prefix(self._stretch(inputs, regions))
+        run = self._run(sam3_semantic.semantic_logits)
+        logits = run(self.model, hidden, self._frozen_depth, self._encode_prompts(), self.prompt_mask).float()
         return F.pad(_unstretch(logits, regions, _whole(inputs)), (0, 0, 0, 0, 1, 0))
 
     def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
@@ -200,6 +210,30 @@ class SAM3TextLoRA(EncoderDecoder):
             self._require_adapters(), folder, self.base if isinstance(self.base, str) else None, self.base_hash
         )
 
+    @property
+    def prefix_bytes(self) -> int:
+        """Bytes of one picture in a prefix cache; 0 if there is no frozen ViT layer whose output could be kept."""
+        return 2 * math.prod(sam3_semantic.prefix_shape(self.model)) if self._frozen_depth else 0
+
+    def cache_prefix(self, folder: str | Path, limit: int) -> PrefixCache:
+        """Keep on disk, from now on, what the frozen layers at the bottom of the ViT make of each picture.
+
+        Args:
+            folder: Where to.
+            limit: How many pictures there are; more than these are an error.
+
+        Raises:
+            ValueError: The ViT's first layer trains, or something before it.
+        """
+        if not self._frozen_depth:
+            raise ValueError(
+                'every layer of the ViT trains, so there is nothing to cache. Adapt the last layers alone, by a '
+                'lora.target_modules like that of configs/sam3_lora_crack_last8.py.'
+            )
+        prefix_hash = sam3_semantic.prefix_hash(self.model, self._frozen_depth)
+        self._prefix_cache = PrefixCache(folder, prefix_hash, limit)
+        return self._prefix_cache
+
     def merge_adapter(self) -> None:
         """Fold LoRA into the weights, in place. The model predicts the same, trains no more, and saves no adapters.
 
@@ -215,10 +249,8 @@ class SAM3TextLoRA(EncoderDecoder):
             self.sam3 = adapters.graft(adapted, whole.to(self.prompt_ids.device))
         self.sam3.requires_grad_(False)
         self.trainable = 'lora'
-        self._drop_unused()
-        self._lower_precision()
-        self._encode_frozen_prompts()
-        self._frozen_keys = self._untrained_keys()
+        self._prefix_cache = None
+        self._prepare()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a whole Hugging Face SAM 3 with tokenizer, adapters merged and dropped modules taken from the base.
@@ -266,6 +298,39 @@ class SAM3TextLoRA(EncoderDecoder):
             return adapters.inject_from(sam3, adapter, lora, self.base_hash)
         return adapters.inject(sam3, lora) if lora is not None else sam3
 
+    def _prepare(self) -> None:
+        """Make the model at hand the one that was asked for: no more modules, gradients and bytes than needed."""
+        self._drop_unused()
+        self._set_trainable()
+        self._lower_precision()
+        if self._activation_checkpointing:
+            sam3_semantic.checkpoint_activations(self.model)
+        self._compile_path()
+        self._encode_frozen_prompts()
+        self._frozen_keys = self._untrained_keys()
+        self._frozen_depth = sam3_semantic.frozen_depth(self.model)
+
+    def _compile_path(self) -> None:
+        self._compiled: dict[str, Callable[..., Tensor]] = {}
+        if self._compile_options is None:
+            return
+        options = {name: value for name, value in self._compile_options.items() if name != 'target'}
+        if self._compile_options['target'] == 'blocks':
+            sam3_semantic.compile_blocks(self.model, **options)
+        else:
+            self._compiled = sam3_semantic.compile_path(**options)
+
+    def _encode_prefix(self, images: Tensor) -> Tensor:
+        """Patches and frozen layers at the bottom of the ViT, through which no gradient has to go back."""
+        encode = partial(self._run(sam3_semantic.encode_prefix), self.model, depth=self._frozen_depth)
+        if self._prefix_cache is None:
+            return encode(images)
+        return self._prefix_cache(images, encode).to(self.model.vision_encoder.backbone.dtype)
+
+    def _run(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """``function`` of the semantic path, compiled if that was asked for."""
+        return self._compiled.get(function.__name__, function)
+
     def _drop_unused(self) -> None:
         """Free what the semantic path does not need; what carries an adapter stays, to be saved with the others."""
         self._unused = sam3_semantic.unused_modules(self.model)
@@ -287,6 +352,7 @@ class SAM3TextLoRA(EncoderDecoder):
         for name, parameter in self.sam3.named_parameters():
             if f'sam3.{name}' not in self._adapter_keys:
                 parameter.data = parameter.data.to(self.dtype)
+        adapters.follow_input_precision(self.sam3)
 
     def _encode_frozen_prompts(self) -> None:
         """Encode the prompts once and free the text encoder, if nothing of it trains."""
@@ -296,13 +362,13 @@ class SAM3TextLoRA(EncoderDecoder):
         if trains or self.prompt_ids.is_meta:
             return
         with torch.no_grad():
-            self.prompt_features = self._encode_prompts()
+            self.prompt_features = sam3_semantic.encode_prompts(self.model, self.prompt_ids, self.prompt_mask)
         sam3_semantic.drop_modules(self.model, ['text_encoder', 'text_projection'])
 
     def _encode_prompts(self) -> Tensor:
         if self.prompt_features is not None:
             return self.prompt_features
-        return sam3_semantic.encode_prompts(self.model, self.prompt_ids, self.prompt_mask)
+        return self._run(sam3_semantic.encode_prompts)(self.model, self.prompt_ids, self.prompt_mask)
 
     def _stretch(self, images: Tensor, regions: list[tuple[int, int]]) -> Tensor:
         """Resize regions (from the top left) of images (N, 3, H, W) to the model's square, (N, 3, S, S)."""
@@ -457,6 +523,17 @@ def _check_arguments(prompts: Sequence[str], trainable: str, threshold: float, d
         raise ValueError(f"dtype={dtype!r} is the precision of frozen weights, and trainable='all' freezes none.")
     if not 0 < threshold < 1:
         raise ValueError(f'threshold={threshold!r}: a probability between 0 and 1 is wanted.')
+
+
+def _compile_options(compile: bool | dict[str, Any]) -> dict[str, Any] | None:
+    if not compile:
+        return None
+    options = {'target': 'path', 'fullgraph': True, 'dynamic': False}
+    if compile is not True:
+        options |= compile
+    if options['target'] not in ('path', 'blocks'):
+        raise ValueError(f"compile: target={options['target']!r}: choose 'path' or 'blocks'.")
+    return options
 
 
 def _check_unused(**arguments: Any) -> None:
