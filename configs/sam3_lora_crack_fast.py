@@ -2,6 +2,8 @@
 _base_ = './sam3_lora_crack.py'
 model = dict(
     dtype='bfloat16',  # frozen weights and all products; adapters, loss and rotary positions stay in fp32
+    # All but the ViT computes its activations again, for a tenth of the memory and a thirtieth of the operations
+    activation_checkpointing=['text_encoder', 'neck', 'detr_encoder', 'mask_decoder'],
     compile=True,  # fuses what lies between the products; costs some minutes at the start
     lora=dict(
         lora_dropout=0.0,  # a dropout mask and a copy of the input are made and kept for every adapter

@@ -162,21 +162,32 @@ def drop_modules(model: Sam3, names: Sequence[str]) -> None:
         setattr(model.get_submodule(parent), child, nn.Identity())
 
 
-def blocks(model: Sam3) -> list[nn.Module]:
-    """Parts that hold the weight of the path: layers of ViT, neck and DETR encoder, prompt attention, pixel decoder."""
-    vision, decoder = model.vision_encoder, model.mask_decoder
-    layers = [*vision.backbone.layers, *vision.neck.fpn_layers[:-1], *model.detr_encoder.layers]
-    return [*layers, decoder.prompt_cross_attn, decoder.pixel_decoder]
+PARTS = ('text_encoder', 'vit', 'neck', 'detr_encoder', 'mask_decoder')
+"""Where activations can be computed again, in the order of the path."""
 
 
-def checkpoint_activations(model: Sam3) -> None:
+def blocks(model: Sam3, parts: Sequence[str] = PARTS) -> list[nn.Module]:
+    """What the named parts consist of: layers, and of the mask decoder prompt attention and pixel decoder."""
+    text, vision, decoder = model.text_encoder, model.vision_encoder, model.mask_decoder
+    found = {
+        # Once a frozen prompt has been encoded, there is no text encoder any more.
+        'text_encoder': () if isinstance(text, nn.Identity) else text.text_model.encoder.layers,
+        'vit': vision.backbone.layers,
+        'neck': vision.neck.fpn_layers[:-1],
+        'detr_encoder': model.detr_encoder.layers,
+        'mask_decoder': (decoder.prompt_cross_attn, decoder.pixel_decoder),
+    }
+    return [block for part in parts for block in found[part]]
+
+
+def checkpoint_activations(model: Sam3, parts: Sequence[str] = PARTS) -> None:
     """Keep only the inputs of each block for the backward pass, which computes the rest again.
 
     ``gradient_checkpointing_enable`` raises for ``Sam3Model``, and its ViT layers would heed only training mode, which
     a frozen model is not in. Non-reentrant, because the reentrant kind gives no gradient to adapters behind inputs
     that need none.
     """
-    for block in blocks(model):
+    for block in blocks(model, parts):
         if not isinstance(block.forward, _Checkpointed):
             block.forward = _Checkpointed(block.forward)
 

@@ -59,7 +59,8 @@ class SAM3TextLoRA(EncoderDecoder):
         dtype: Precision of the frozen weights: None for the checkpoint's, 'bfloat16' or 'float16'. Adapters and
             rotary positions stay in fp32.
         activation_checkpointing: Compute activations again in the backward pass instead of keeping them: less memory,
-            more time, the same gradients.
+            more time, the same gradients. A list names the parts to do so in: 'vit' (most memory, most time),
+            'text_encoder', 'neck', 'detr_encoder', 'mask_decoder'.
         compile: True compiles the semantic path, once for every shape it sees. A dict holds options of
             ``torch.compile`` and, as mmengine's ``compile`` does, a ``target``: 'path' (the default) or 'blocks', which
             compiles block by block, in less time and for less gain.
@@ -83,7 +84,7 @@ class SAM3TextLoRA(EncoderDecoder):
         trainable: str = 'lora',
         image_size: int | None = None,
         dtype: str | None = None,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: bool | Sequence[str] = False,
         compile: bool | dict[str, Any] = False,
         loss_decode: dict | list[dict] = {'type': 'ForegroundDiceLoss'},  # noqa: B006
         threshold: float = 0.5,
@@ -112,7 +113,7 @@ class SAM3TextLoRA(EncoderDecoder):
         self.image_size = sam3_semantic.input_size(sam3)
         self.base_hash = sam3_semantic.base_hash(sam3)
         self.sam3 = self._with_adapters(sam3, lora, adapter)
-        self._activation_checkpointing = activation_checkpointing
+        self._checkpointed_parts = _checkpointed_parts(activation_checkpointing)
         self._compile_options = _compile_options(compile)
         self._prefix_cache: PrefixCache | None = None
         self._frozen_depth = 0
@@ -303,8 +304,7 @@ class SAM3TextLoRA(EncoderDecoder):
         self._drop_unused()
         self._set_trainable()
         self._lower_precision()
-        if self._activation_checkpointing:
-            sam3_semantic.checkpoint_activations(self.model)
+        sam3_semantic.checkpoint_activations(self.model, self._checkpointed_parts)
         self._compile_path()
         self._encode_frozen_prompts()
         self._frozen_keys = self._untrained_keys()
@@ -523,6 +523,19 @@ def _check_arguments(prompts: Sequence[str], trainable: str, threshold: float, d
         raise ValueError(f"dtype={dtype!r} is the precision of frozen weights, and trainable='all' freezes none.")
     if not 0 < threshold < 1:
         raise ValueError(f'threshold={threshold!r}: a probability between 0 and 1 is wanted.')
+
+
+def _checkpointed_parts(activation_checkpointing: bool | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(activation_checkpointing, bool):
+        return sam3_semantic.PARTS if activation_checkpointing else ()
+    parts = tuple(activation_checkpointing)
+    unknown = [part for part in parts if part not in sam3_semantic.PARTS]
+    if unknown or isinstance(activation_checkpointing, str):
+        raise ValueError(
+            f'activation_checkpointing={activation_checkpointing!r}: choose True, False, or a list of '
+            f'{", ".join(map(repr, sam3_semantic.PARTS))}.'
+        )
+    return parts
 
 
 def _compile_options(compile: bool | dict[str, Any]) -> dict[str, Any] | None:

@@ -1,0 +1,129 @@
+"""Time the reference's prediction against ours, in turn in one run: the tables of docs/performance.md.
+
+    python benchmarks/inference.py      # on a GPU at 1008 px if there is one, otherwise on the CPU at 336 px
+
+Full size, random weights. The reference runs the full forward with its adapters in place; ours has merged adapters, a
+prompt encoded once, and the semantic path alone, and its time includes what lies around the model: normalisation,
+resizing, label maps. A second table says where the time goes, part by part.
+"""
+
+import argparse
+import time
+from collections import defaultdict
+from statistics import median
+from typing import Any
+
+import torch
+from steps import (
+    Work,
+    matmul_peak,
+    our_config,
+    our_inference,
+    print_machine,
+    reference_inference,
+    synchronize,
+    time_alternately,
+)
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import crack_plugin  # noqa: F401 - before any mmseg: makes it importable with mmcv-lite
+
+CPU_ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ('merged, fp32', {'dtype': None, 'compile': False}),
+    ('merged, bfloat16', {'compile': False}),
+)
+CUDA_ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ('merged, bfloat16, not compiled', {'compile': False}),
+    ('merged, bfloat16, compiled', {}),
+)
+
+
+def parts(model: Any) -> dict[str, list[nn.Module]]:
+    """The modules that a prediction of the merged model spends its time in."""
+    vision, decoder = model.vision_encoder, model.mask_decoder
+    return {
+        'patch embedding': [vision.backbone.embeddings, vision.backbone.layer_norm],
+        'ViT, windows': [layer for layer in vision.backbone.layers if layer.window_size],
+        'ViT, global attention': [layer for layer in vision.backbone.layers if not layer.window_size],
+        'neck': list(vision.neck.fpn_layers[:-1]),
+        'DETR encoder': list(model.detr_encoder.layers),
+        'prompt attention': [decoder.prompt_cross_attn_norm, decoder.prompt_cross_attn],
+        'pixel decoder': [decoder.pixel_decoder, decoder.semantic_projection],
+    }
+
+
+def print_parts(work: Work, peak: float, rounds: int, device: str) -> None:
+    """Time, operations and speed of each part; the device is waited for around each, which costs some time itself."""
+    seconds: dict[str, list[float]] = defaultdict(list)
+    flops: dict[str, float] = defaultdict(float)
+    handles = []
+    counter = FlopCounterMode(display=False)
+    counting = True
+    for name, modules in parts(work.model.model).items():
+        for module in modules:
+
+            def enter(module: Any, inputs: Any) -> None:
+                synchronize(device)
+                module.entered = time.perf_counter(), counter.get_total_flops() if counting else 0
+
+            def leave(module: Any, inputs: Any, output: Any, name: str = name) -> None:
+                synchronize(device)
+                start, before = module.entered
+                if counting:
+                    flops[name] += counter.get_total_flops() - before
+                else:
+                    seconds[name][-1] += time.perf_counter() - start
+
+            handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    with counter:
+        work.run()
+    counting = False
+    for _ in range(rounds):
+        for name in parts(work.model.model):
+            seconds[name].append(0.0)
+        work.run()
+    for handle in handles:
+        handle.remove()
+    whole = sum(median(times) for times in seconds.values())
+    print('\n| part | share of the time | GFLOP | TFLOP/s | share of the product peak |\n|---|---|---|---|---|')
+    for name, times in seconds.items():
+        spent = median(times)
+        speed = flops[name] / spent
+        print(f'| {name} | {spent / whole:.1%} | {flops[name] / 1e9:.1f} | {speed / 1e12:.3g} | {speed / peak:.0%} |')
+
+
+def main() -> None:
+    """Run the command line."""
+    cuda = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--image-size', type=int, default=1008 if cuda else 336, metavar='PX')
+    parser.add_argument('--rounds', type=int, default=30 if cuda else 7, metavar='N', help='timed predictions of each')
+    parser.add_argument('--warmup', type=int, default=5 if cuda else 1, metavar='N', help='predictions before those')
+    parser.add_argument('--compile', action='store_true', help='on a CPU, a row with compiled code')
+    args = parser.parse_args()
+    device = 'cuda' if cuda else 'cpu'
+    print_machine(device)
+    works = [reference_inference(args.image_size, device)]
+    rows = CUDA_ROWS if cuda else CPU_ROWS
+    if args.compile and not cuda:
+        rows += (('merged, fp32, compiled', {'dtype': None}),)
+    for name, arguments in rows:
+        config = our_config('sam3_lora_crack_fast', args.image_size, **arguments)
+        work = our_inference(name, config, device)
+        works.append(work)
+    time_alternately(works, args.rounds, args.warmup, device)
+    print(f'{args.image_size} px, batch 1, medians of {args.rounds} predictions each, in turn\n')
+    print('| prediction | s an image | ratio | peak GB |\n|---|---|---|---|')
+    for work in works:
+        memory = f'{work.peak / 1e9:.2f}' if cuda else ''
+        ratio = work.seconds_per_image / works[0].seconds_per_image
+        print(f'| {work.name} | {work.seconds_per_image:.3g} | {ratio:.2f} | {memory} |')
+    dtype = torch.bfloat16 if cuda else torch.float32
+    peak = matmul_peak(device, dtype)
+    print(f'\n{works[1].name}, part by part; best measured {dtype} product: {peak / 1e12:.3g} TFLOP/s')
+    print_parts(works[1], peak, args.rounds, device)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,100 @@
+"""Peak GPU memory of a training step and of inference, simulated on the meta device: the table of docs/performance.md.
+
+    python benchmarks/memory.py
+
+Full size, 1008 px, batch 1. ``benchmarks/train_step.py`` and ``benchmarks/inference.py`` measure the same on a GPU.
+"""
+
+import argparse
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from meta_device import peak_bytes, transformers_on_meta
+from steps import PICTURE, PROMPT_TOKENS, PlainDice, our_config, prompt_tokens, reference_model
+from torch import Tensor
+
+import crack_plugin  # noqa: F401 - before any mmseg: makes it importable with mmcv-lite
+from crack_plugin.models import SAM3TextLoRA, sam3_semantic
+
+TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
+    'sam3_lora_crack: the reference recipe, fp16 autocast': ('sam3_lora_crack', {}),
+    'sam3_lora_crack_fast, not compiled': ('sam3_lora_crack_fast', {}),
+    'sam3_lora_crack_lowmem': ('sam3_lora_crack_lowmem', {}),
+    'sam3_lora_crack_last8, not compiled': ('sam3_lora_crack_last8', {}),
+    'sam3_lora_crack_last8, activation_checkpointing=True': (
+        'sam3_lora_crack_last8',
+        {'activation_checkpointing': True},
+    ),
+}
+
+
+def our_model(config_name: str, image_size: int, **arguments: Any) -> SAM3TextLoRA:
+    """A model of ours on the meta device, in training mode."""
+    config = our_config(config_name, image_size, compile=False, **arguments).model
+    config.pop('type')
+    model = SAM3TextLoRA(**config).train()
+    text = (model.model.text_encoder, model.model.text_projection)
+    if not any(parameter.requires_grad for module in text for parameter in module.parameters()):
+        # What the model does by itself where tensors have values.
+        width, dtype = text[1].out_features, text[1].weight.dtype
+        model.prompt_features = torch.empty(len(model.prompts), PROMPT_TOKENS, width, dtype=dtype)
+        sam3_semantic.drop_modules(model.model, ['text_encoder', 'text_projection'])
+    return model
+
+
+def our_peak(config_name: str, image_size: int, images: int, inference: bool = False, **arguments: Any) -> int:
+    """Peak bytes of a step of ours, or of inference with merged adapters."""
+    autocast = None if our_config(config_name, image_size).model.get('dtype') else torch.float16
+    if inference:
+        # Merged adapters leave a model without any.
+        arguments['lora'] = None
+    with torch.device('meta'):
+        model = our_model(config_name, image_size, **arguments)
+        pixels, masks = torch.zeros(images, 3, PICTURE, PICTURE), torch.zeros(images, PICTURE, PICTURE)
+
+    def forward() -> Tensor:
+        with torch.set_grad_enabled(not inference):
+            logits = model.encode_decode(pixels, [{}] * images)
+            # Not the model's own loss, which looks at the labels' values.
+            return logits if inference else PlainDice()(logits[:, 1], masks)
+
+    return peak_bytes(model, forward, [pixels, masks], autocast)
+
+
+def reference_peak(image_size: int, images: int, inference: bool = False) -> int:
+    """Peak bytes of the reference's step, or of its full forward."""
+    with torch.device('meta'):
+        model = reference_model(image_size).train(not inference)
+        pixels, tokens = torch.zeros(images, 3, image_size, image_size), prompt_tokens(images, 'meta')
+        masks = torch.zeros(images, PICTURE, PICTURE)
+
+    def forward() -> Tensor:
+        with torch.set_grad_enabled(not inference):
+            low = model(pixel_values=pixels, **tokens).semantic_seg
+            logits = F.interpolate(low.float(), size=masks.shape[-2:], mode='bilinear')
+            return logits if inference else PlainDice()(logits[:, 0], masks)
+
+    return peak_bytes(model, forward, [pixels, masks, *tokens.values()], torch.float16)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--image-size', type=int, default=1008, metavar='PX', help='default: %(default)s')
+    parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='default: %(default)s')
+    args = parser.parse_args()
+    size, images = args.image_size, args.batch_size
+    print(f'simulated, {size} px, batch {images}; GB of 10^9 bytes\n\n| training step | peak GB |\n|---|---|')
+    with transformers_on_meta():
+        print(f'| reference, fp16 autocast | {reference_peak(size, images) / 1e9:.2f} |', flush=True)
+        for name, (config_name, arguments) in TRAININGS.items():
+            print(f'| {name} | {our_peak(config_name, size, images, **arguments) / 1e9:.2f} |', flush=True)
+        print('\n| inference | peak GB |\n|---|---|')
+        print(f'| reference, fp16 autocast | {reference_peak(size, images, inference=True) / 1e9:.2f} |')
+        merged = our_peak('sam3_lora_crack_fast', size, images, inference=True)
+        print(f'| merged, bfloat16, text encoded once | {merged / 1e9:.2f} |')
+
+
+if __name__ == '__main__':
+    main()
