@@ -2,7 +2,8 @@
 
 Trains a config once for each seed and prints the per-image crack scores on the validation split, zero-shot and after
 the last epoch (not the best one: that would be selected on the images it is scored on). README's CrackForest table is
-this script's output for configs/sam3_tiny_lora_crack.py.
+this script's output for configs/sam3_tiny_lora_crack.py. ``--like CONFIG`` takes from another config what it changes
+to save memory or time (``configs/sam3_lora_crack_lowmem.py``), so that what this costs in accuracy shows.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmengine.config import Config
+
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ('crack/IoU', 'crack/Dice', 'crack/Precision', 'crack/Recall', 'crack/clIoU')
 Scores = dict[str, float]
@@ -23,10 +26,26 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Crack scores before and after training, over several seeds.')
     parser.add_argument('data_root', type=Path, help='dataset in YOLO layout, with train and valid')
     parser.add_argument('--config', type=Path, default=ROOT / 'configs' / 'sam3_tiny_lora_crack.py')
+    parser.add_argument('--like', type=Path, metavar='CONFIG', help='with precision, adapters and optimizer of CONFIG')
     parser.add_argument('--seeds', type=int, nargs='+', default=[1, 2, 3])
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/crackforest'))
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='as in tools/train.py')
     return parser
+
+
+def config_like(config: Path, other: Path, folder: Path) -> Path:
+    """Write a config: ``config``, trained in the manner of ``other``."""
+    manner = Config.fromfile(other)
+    arguments = {name: manner.model.get(name) for name in ('dtype', 'activation_checkpointing', 'compile')}
+    model = {name: value for name, value in arguments.items() if value is not None}
+    model['lora'] = {name: manner.model.lora[name] for name in ('lora_dropout', 'target_modules')}
+    optimizer = {'fused': manner.optim_wrapper.optimizer.get('fused', False)}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f'{config.stem}_like_{other.stem}.py'
+    path.write_text(
+        f'_base_ = {str(config.resolve())!r}\nmodel = {model!r}\noptim_wrapper = {dict(optimizer=optimizer)!r}\n'
+    )
+    return path
 
 
 def run(tool: str, *arguments: str | Path) -> str:
@@ -53,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     loaders = [f'{name}_dataloader.dataset.data_root={args.data_root}' for name in ('train', 'val', 'test')]
     options = ['--cfg-options', *loaders, *args.cfg_options]
+    if args.like:
+        args.config = config_like(args.config, args.like, args.work_dir)
     zero_shot = last_scores(run('test.py', args.config, '--work-dir', args.work_dir / 'zero_shot', *options))
     after, seconds = [], []
     for seed in args.seeds:
