@@ -162,6 +162,30 @@ def drop_modules(model: Sam3, names: Sequence[str]) -> None:
         setattr(model.get_submodule(parent), child, nn.Identity())
 
 
+def share_rotary_embeddings(model: Sam3) -> None:
+    """Compute the sines and cosines of the rotary positions once, instead of in every layer of every forward.
+
+    There are two kinds of layers: those that attend in windows, and those that attend to the whole image.
+    """
+    tables: dict[int, nn.Module] = {}
+    for layer in model.vision_encoder.backbone.layers:
+        if layer.window_size not in tables:
+            tables[layer.window_size] = _RotaryTable(*layer.rotary_emb(layer.position_ids, layer.position_ids))
+        layer.rotary_emb = tables[layer.window_size]
+
+
+class _RotaryTable(nn.Module):
+    """Stands where a layer asks for the cosines and sines of its positions."""
+
+    def __init__(self, cos: Tensor, sin: Tensor) -> None:
+        super().__init__()
+        self.register_buffer('cos', cos, persistent=False)
+        self.register_buffer('sin', sin, persistent=False)
+
+    def forward(self, hidden: Tensor, position_ids: Tensor) -> tuple[Any, Any]:
+        return self.cos, self.sin
+
+
 PARTS = ('text_encoder', 'vit', 'neck', 'detr_encoder', 'mask_decoder')
 """Where activations can be computed again, in the order of the path."""
 

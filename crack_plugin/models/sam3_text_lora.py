@@ -304,6 +304,7 @@ class SAM3TextLoRA(EncoderDecoder):
         self._drop_unused()
         self._set_trainable()
         self._lower_precision()
+        sam3_semantic.share_rotary_embeddings(self.model)
         sam3_semantic.checkpoint_activations(self.model, self._checkpointed_parts)
         self._compile_path()
         self._encode_frozen_prompts()
