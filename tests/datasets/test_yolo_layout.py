@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from crack_plugin.datasets import yolo_layout
 from crack_plugin.datasets.yolo_layout import SplitFiles, find_split, read_data_yaml
 
 
@@ -199,3 +200,15 @@ def test_faulty_data_yaml(tmp_path, content, message):
     (tmp_path / 'data.yaml').write_text(content)
     with pytest.raises(ValueError, match=rf'data\.yaml.*{message}'):
         read_data_yaml(tmp_path)
+
+
+def test_slow_listing_shows_its_progress_in_the_main_process(tmp_path, monkeypatch, capsys):
+    touch(tmp_path, *(f'train/images/{i}.jpg' for i in range(3)), 'train/labels/0.txt')
+    found(tmp_path)
+    assert capsys.readouterr().err == ''
+    monkeypatch.setattr(yolo_layout, '_SILENT', 0)
+    found(tmp_path)
+    assert "Listing the files of 'train': 4 files" in capsys.readouterr().err
+    monkeypatch.setattr(yolo_layout, 'is_main_process', lambda: False)
+    found(tmp_path)
+    assert capsys.readouterr().err == ''
