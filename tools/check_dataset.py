@@ -13,7 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from cli import KeyValueAction
+from cli import add_dataset_arguments, dataset_options
 from mmengine.utils import track_iter_progress
 from prettytable import PrettyTable, TableStyle
 
@@ -47,15 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     samples: list[Sample] = []
     problems: list[Problem] = []
     for split in args.splits:
-        dataset, found = open_split(
-            args.data_root,
-            split,
-            classes=args.classes,
-            class_map=args.class_map,
-            missing_label=args.missing_label,
-            annotations=args.annotations,
-            boxes=args.boxes,
-        )
+        dataset, found = open_split(args.data_root, split, annotations=args.annotations, **dataset_options(args))
         problems += found
         if dataset is not None:
             datasets[split] = dataset
@@ -82,30 +74,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('data_root', type=Path, help='folder of the dataset, or its yaml file')
-    parser.add_argument('--splits', nargs='+', default=['train', 'val'], metavar='SPLIT', help='default: train val')
-    parser.add_argument('--classes', nargs='+', default=['crack'], metavar='NAME', help='default: crack')
-    parser.add_argument(
-        '--class-map',
-        nargs='+',
-        action=KeyValueAction,
-        metavar='NAME=CLASS',
-        help='name in data.yaml to one of --classes, or to None to leave its polygons out',
-    )
-    parser.add_argument(
-        '--missing-label',
-        choices=['background', 'error'],
-        default='background',
-        help='an image without label file: a warning, or an error',
-    )
+    add_dataset_arguments(parser)
     parser.add_argument(
         '--annotations',
         choices=['polygons', 'masks'],
         default='polygons',
         help='labels/NAME.txt, or masks/NAME.png of 0 and 255 (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--boxes', choices=['error', 'fill', 'drop'], default='error', help='detection boxes among the polygons'
     )
     parser.add_argument(
         '--image-size', type=int, default=1008, metavar='PX', help="side of the model's input (default: %(default)s)"

@@ -1,4 +1,4 @@
-"""What ``train.py`` and ``test.py`` share: MMSegmentation's command line, and errors a user can read."""
+"""What the tools share: MMSegmentation's command line, the options of a dataset, and errors a user can read."""
 
 import argparse
 import os
@@ -79,6 +79,39 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--local_rank', '--local-rank', type=int, default=0, help='set by torch.distributed.launch, not by hand'
     )
+
+
+def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a dataset and say how to read its polygons, see ``dataset_options``."""
+    parser.add_argument('data_root', type=Path, help='folder of the dataset, or its yaml file')
+    parser.add_argument('--splits', nargs='+', default=['train', 'val'], metavar='SPLIT', help='default: train val')
+    parser.add_argument(
+        '--classes', nargs='+', default=['crack'], metavar='NAME', help='foreground classes (default: crack)'
+    )
+    parser.add_argument(
+        '--class-map',
+        nargs='+',
+        action=KeyValueAction,
+        metavar='NAME=CLASS',
+        help='name in data.yaml to one of --classes, or to None to leave its polygons out',
+    )
+    parser.add_argument(
+        '--missing-label',
+        choices=['background', 'error'],
+        default='background',
+        help='an image without label file is background, or an error (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--boxes',
+        choices=['error', 'fill', 'drop'],
+        default='error',
+        help='detection boxes among the polygons (default: %(default)s)',
+    )
+
+
+def dataset_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of ``YOLOCrackDataset`` that ``add_dataset_arguments`` has added to a command line."""
+    return {name: getattr(args, name) for name in ('classes', 'class_map', 'missing_label', 'boxes')}
 
 
 def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
