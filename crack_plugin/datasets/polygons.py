@@ -3,7 +3,8 @@
 A label file holds one polygon a line, ``class x1 y1 x2 y2 ...``, with x and y as fractions of the image's width and
 height (https://docs.ultralytics.com/datasets/segment). The pixel of a point is ``(rint(x * W), rint(y * H))`` (halves
 to the even neighbour), and a polygon covers what ``cv2.fillPoly`` fills: its interior, by the even-odd rule, and its
-boundary.
+boundary. A polygon that would lie wholly on the pixels behind the right or the lower edge, as a thin crack at x = 1
+does, is moved onto the edge: no polygon vanishes.
 """
 
 import math
@@ -137,6 +138,8 @@ def rasterize(
         label = class_id + 1 if labels is None else labels[class_id]
         if label is not None:
             pixels = np.rint(points * (width, height)).astype(np.int32)
+            if (pixels.min(axis=0) >= (width, height)).any():
+                pixels = np.minimum(pixels, (width - 1, height - 1), dtype=np.int32)
             # One call each: a single call would fill by the even-odd rule over all of them, an exclusive or.
             cv2.fillPoly(label_map, [pixels], label)
     return label_map
