@@ -84,7 +84,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a dataset and say how to read its polygons, see ``dataset_options``."""
     parser.add_argument('data_root', type=Path, help='folder of the dataset, or its yaml file')
-    parser.add_argument('--splits', nargs='+', default=['train', 'val'], metavar='SPLIT', help='default: train val')
+    parser.add_argument('--splits', nargs='+', metavar='SPLIT', help='default: train, val, and test if there is one')
     parser.add_argument(
         '--classes', nargs='+', default=['crack'], metavar='NAME', help='foreground classes (default: crack)'
     )
@@ -107,6 +107,29 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         default='error',
         help='detection boxes among the polygons (default: %(default)s)',
     )
+
+
+def add_annotations_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that says which files are the labels, for tools that take either kind."""
+    parser.add_argument(
+        '--annotations',
+        choices=['polygons', 'masks'],
+        default='polygons',
+        help='labels/NAME.txt, or masks/NAME.png of 0 and 255 or 0 and 1 (default: %(default)s)',
+    )
+
+
+def selected_splits(args: argparse.Namespace) -> list[str]:
+    """The splits that ``add_dataset_arguments`` was asked for: by default 'train', 'val', and 'test' if it exists."""
+    from crack_plugin.datasets.yolo_layout import has_split, read_data_yaml
+
+    if args.splits:
+        return args.splits
+    try:
+        has_test = has_split(read_data_yaml(args.data_root), 'test')
+    except (FileNotFoundError, ValueError):
+        has_test = False  # opening train will say what is wrong
+    return ['train', 'val', *(['test'] if has_test else [])]
 
 
 def dataset_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-from cli import add_dataset_arguments, dataset_options, readable_errors
+from cli import add_dataset_arguments, dataset_options, readable_errors, selected_splits
 from mmcv.transforms import LoadImageFromFile
 from mmengine.utils import track_iter_progress
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _build_parser()
     args = parser.parse_args(argv)
     with readable_errors(parser):
-        datasets = {split: _load_split(args, split) for split in args.splits}
+        datasets = {split: _load_split(args, split) for split in selected_splits(args)}
         targets = {split: _targets(dataset, args.out / split) for split, dataset in datasets.items()}
         _check_targets(parser, [pair for pairs in targets.values() for pair in pairs], args.overwrite)
         for split, dataset in datasets.items():

@@ -1,7 +1,8 @@
 """Split a dataset that has no validation images: lists of files and a data.yaml in a new folder, nothing is copied.
 
 All images made from one picture stay together: those of one Roboflow source name (NAME.rf.HASH.jpg), or with --group,
-those whose names agree in what the pattern's parentheses match. Use the new folder as data_root.
+those whose names agree in what the pattern's parentheses match. Test images stay apart, if there are any. Use the new
+folder as data_root.
 """
 
 import argparse
@@ -13,9 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from cli import readable_errors
+from cli import add_annotations_argument, readable_errors
 
-from crack_plugin.datasets.yolo_layout import find_split, read_data_yaml, source_name
+from crack_plugin.datasets.yolo_layout import (
+    Annotations,
+    DataYaml,
+    find_split,
+    has_split,
+    read_data_yaml,
+    source_name,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f'{args.out / "data.yaml"} exists. Pass --overwrite to replace it and its lists.')
     with readable_errors(parser):
         data_yaml = read_data_yaml(args.data_root)
-        images = [image for image, _ in find_split(data_yaml, args.split).pairs]
+        images = _images(data_yaml, args.split, args.annotations)
+        test = _images(data_yaml, 'test', args.annotations) if has_split(data_yaml, 'test') else []
     groups: dict[str, list[str]] = defaultdict(list)
     for image in images:
         groups[_group(parser, image, args.group)].append(image)
@@ -36,14 +45,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f'all {len(images)} images belong to one group, {next(iter(groups))!r}: nothing can be split off')
     train, valid = split_groups(groups, args.share, args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, selected in (('train', train), ('valid', valid)):
+    lists = {'train': train, 'valid': valid} | ({'test': test} if test else {})
+    for name, selected in lists.items():
         _write_list(selected, args.out / f'{name}.txt')
-    content: dict[str, object] = {'train': 'train.txt', 'val': 'valid.txt'}
+    content: dict[str, object] = {'val' if name == 'valid' else name: f'{name}.txt' for name in lists}
     if data_yaml.names is not None:
         content['names'] = data_yaml.names
     (args.out / 'data.yaml').write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding='utf-8')
     print(f'{len(images)} images of {len(groups)} pictures: {len(train)} train, {len(valid)} valid (seed {args.seed})')
-    print(f'Wrote {args.out / "data.yaml"}, train.txt and valid.txt. Use data_root={str(args.out)!r}.')
+    if test:
+        print(f'{len(test)} test images stay what they are')
+    written = ', '.join(f'{name}.txt' for name in lists)
+    print(f'Wrote {args.out / "data.yaml"} and {written}. Use data_root={str(args.out)!r}.')
 
 
 def split_groups(groups: Mapping[str, Sequence[str]], share: float, seed: int) -> tuple[list[str], list[str]]:
@@ -70,11 +83,16 @@ def split_groups(groups: Mapping[str, Sequence[str]], share: float, seed: int) -
     return sorted(image for group in groups.values() for image in group if image not in others), sorted(held_out)
 
 
+def _images(data_yaml: DataYaml, split: str, annotations: Annotations) -> list[str]:
+    return [image for image, _ in find_split(data_yaml, split, annotations).pairs]
+
+
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data_root', type=Path, help='folder of the dataset, or its yaml file')
     parser.add_argument('out', type=Path, help='folder for data.yaml, train.txt and valid.txt')
     parser.add_argument('--split', default='train', help='the split to divide (default: %(default)s)')
+    add_annotations_argument(parser)
     parser.add_argument('--share', type=float, default=0.15, help='share for validation (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=42, help='default: %(default)s')
     parser.add_argument(

@@ -5,6 +5,7 @@ The rules are Ultralytics' (``check_det_dataset``, ``BaseDataset.get_img_files``
 directory, hidden files are no images, and nothing is skipped without a word.
 """
 
+import codecs
 import logging
 import os
 from collections import Counter, defaultdict
@@ -142,6 +143,14 @@ def find_split(data_yaml: DataYaml, split: str, annotations: Annotations = 'poly
     return files
 
 
+def has_split(data_yaml: DataYaml, split: str) -> bool:
+    """Whether there are images of a split, or a folder for them, by entry in ``data.yaml`` or by name."""
+    try:
+        return bool(_sources(data_yaml, split))
+    except FileNotFoundError:
+        return False
+
+
 def listed(paths: Sequence[object], limit: int = 3) -> str:
     """The first few paths and the number of the others, for messages."""
     more = f' and {len(paths) - limit} more' if len(paths) > limit else ''
@@ -272,8 +281,8 @@ def _list_images(sources: Sequence[Path], progress: tqdm) -> dict[Path, _Folder]
 
 def _select_from_list(list_file: Path, folders: dict[Path, _Folder], progress: tqdm) -> None:
     """Select the images that a file lists, one a line, relative to its own folder."""
-    lines = [line.strip() for line in os.fsdecode(list_file.read_bytes()).removeprefix('\ufeff').splitlines()]
-    images = [list_file.parent / line for line in lines if line]
+    lines = [line.strip() for line in list_file.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()]
+    images = [list_file.parent / os.fsdecode(line) for line in lines if line]
     if len(set(images)) < len(images):
         _warn(f'{list_file} lists {len(images) - len(set(images))} images more than once, which are taken once')
     missing = []

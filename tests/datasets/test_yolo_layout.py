@@ -1,3 +1,4 @@
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -177,6 +178,14 @@ def test_entry_that_leads_nowhere(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         found(tmp_path)
     assert_message(error, ['`train: ../train/images`', f'{tmp_path}/train/images', f'{tmp_path}/training/images'])
+
+
+def test_list_of_any_names(tmp_path):
+    names = ['a b.jpg', '裂缝.jpg', 'line\u2028break\x85.jpg', os.fsdecode(b'Ri\xdf.jpg')]
+    touch(tmp_path, *(f'images/{name}' for name in names), 'labels/a b.txt')
+    (tmp_path / 'list.txt').write_bytes(b'\xef\xbb\xbf' + os.fsencode('\r\n'.join(f'images/{name}' for name in names)))
+    (tmp_path / 'data.yaml').write_text('train: list.txt')
+    assert {Path(image).name for image, _ in found(tmp_path).pairs} == set(names)
 
 
 def test_list_with_missing_images(tmp_path):
