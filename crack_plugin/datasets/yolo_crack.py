@@ -54,15 +54,15 @@ class YOLOCrackDataset(BaseSegDataset):
         split: 'train', 'val', 'test' or any other the dataset has; 'val' and 'valid' mean the same.
         classes: Names of the foreground classes. The ``names`` in ``data.yaml`` have to be these, or the first of
             them, in the same order; upper and lower case do not matter.
+        missing_label: An image without a label file is all 'background' (one line in the log tells how many are), or
+            an 'error'.
+        boxes: A detection box among the polygons is an 'error', 'fill' draws it as a rectangle, 'drop' leaves it out.
         class_map: Name in ``data.yaml`` to name in ``classes``, or to None to leave its polygons out. It lets several
             names be one class; names it does not mention stand for themselves. Names that are numbers, as in Roboflow's
             ``names: ['0']``, may be written as numbers.
-        missing_label: An image without a label file is all 'background' (one line in the log tells how many are), or
-            an 'error'.
         annotations: 'polygons', or 'masks': the label of an image is the PNG file of its name (0 and 255, or 0 and 1)
             in the folder ``masks``, in the place of the folder ``images``. Masks have one class, whatever the ``names``
             in ``data.yaml`` are.
-        boxes: A detection box among the polygons is an 'error', 'fill' draws it as a rectangle, 'drop' leaves it out.
         metainfo: As in ``BaseSegDataset``: with a selection of ``classes``, the others are ignored (label 255).
         pipeline: As in ``BaseSegDataset``.
         indices: As in ``BaseSegDataset``.
@@ -82,10 +82,10 @@ class YOLOCrackDataset(BaseSegDataset):
         data_root: str | Path,
         split: str = 'train',
         classes: Sequence[str] = ('crack',),
-        class_map: Mapping[str, str | None] | None = None,
         missing_label: MissingLabel = 'background',
-        annotations: Annotations = 'polygons',
         boxes: Boxes = 'error',
+        class_map: Mapping[str, str | None] | None = None,
+        annotations: Annotations = 'polygons',
         metainfo: Mapping[str, Any] | None = None,
         pipeline: Sequence[dict | Callable] = (),
         indices: int | Sequence[int] | None = None,

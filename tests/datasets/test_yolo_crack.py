@@ -204,6 +204,15 @@ def test_missing_label_can_be_an_error(root):
         YOLOCrackDataset(root, missing_label='error')
 
 
+def test_arguments_by_position(tmp_path):
+    make_dataset(tmp_path, '0 0.5 0.5 1 1')
+    (tmp_path / 'train/labels/2.txt').unlink()
+    dataset = YOLOCrackDataset(tmp_path, 'train', ('crack',), 'background', 'fill', pipeline=PIPELINE)
+    assert [labels_of(dataset, i).all() for i in range(3)] == [True, True, False]
+    with pytest.raises(FileNotFoundError, match='1 of 3 images have no label file'):
+        YOLOCrackDataset(tmp_path, 'train', ('crack',), 'error', 'fill')
+
+
 def test_boxes_reach_the_transform(tmp_path):
     make_dataset(tmp_path, '0 0.5 0.5 1 1')
     assert labels_of(YOLOCrackDataset(tmp_path, boxes='fill', pipeline=PIPELINE)).all()
