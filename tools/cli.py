@@ -121,12 +121,12 @@ def add_annotations_argument(parser: argparse.ArgumentParser) -> None:
 
 def selected_splits(args: argparse.Namespace) -> list[str]:
     """The splits that ``add_dataset_arguments`` was asked for: by default 'train', 'val', and 'test' if it exists."""
-    from crack_plugin.datasets.yolo_layout import has_split, read_data_yaml
+    from crack_plugin.datasets.yolo_layout import read_data_yaml, split_sources
 
     if args.splits:
         return args.splits
     try:
-        has_test = has_split(read_data_yaml(args.data_root), 'test')
+        has_test = bool(split_sources(read_data_yaml(args.data_root), 'test'))
     except (FileNotFoundError, ValueError):
         has_test = False  # opening train will say what is wrong
     return ['train', 'val', *(['test'] if has_test else [])]

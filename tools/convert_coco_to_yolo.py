@@ -19,6 +19,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from crack_plugin.datasets.polygons import format_labels
+from crack_plugin.datasets.yolo_layout import read_data_yaml
 
 # What is read of each entry.
 _FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
@@ -123,7 +124,11 @@ def _check_names(names: list[str], data_yaml: Path) -> None:
         raise CocoError('there is not one category in the file. Export it again.')
     if len(set(names)) < len(names):
         raise CocoError(f'two categories have one name: {names}. Rename one of them.')
-    if data_yaml.exists() and yaml.safe_load(data_yaml.read_text(encoding='utf-8')).get('names') != names:
+    try:
+        earlier = read_data_yaml(data_yaml).names if data_yaml.exists() else names
+    except ValueError as error:
+        raise CocoError(str(error)) from error
+    if earlier != names:
         raise CocoError(f'{data_yaml} has other names than {names}, from an earlier split. Use another folder.')
 
 

@@ -1,29 +1,22 @@
 """Split a dataset that has no validation images: lists of files and a data.yaml in a new folder, nothing is copied.
 
 All images made from one picture stay together: those of one Roboflow source name (NAME.rf.HASH.jpg), or with --group,
-those whose names agree in what the pattern's parentheses match. Test images stay apart, if there are any. Use the new
-folder as data_root.
+those whose names agree in what the pattern's parentheses match. A test split stays what it is. Use the new folder as
+data_root.
 """
 
 import argparse
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import yaml
 from cli import add_annotations_argument, readable_errors
 
-from crack_plugin.datasets.yolo_layout import (
-    Annotations,
-    DataYaml,
-    find_split,
-    has_split,
-    read_data_yaml,
-    source_name,
-)
+from crack_plugin.datasets.yolo_layout import find_split, read_data_yaml, source_name, split_sources
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f'{args.out / "data.yaml"} exists. Pass --overwrite to replace it and its lists.')
     with readable_errors(parser):
         data_yaml = read_data_yaml(args.data_root)
-        images = _images(data_yaml, args.split, args.annotations)
-        test = _images(data_yaml, 'test', args.annotations) if has_split(data_yaml, 'test') else []
+        images = [image for image, _ in find_split(data_yaml, args.split, args.annotations).pairs]
+        test = split_sources(data_yaml, 'test') if args.split != 'test' else []
     groups: dict[str, list[str]] = defaultdict(list)
     for image in images:
         groups[_group(parser, image, args.group)].append(image)
@@ -45,18 +38,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f'all {len(images)} images belong to one group, {next(iter(groups))!r}: nothing can be split off')
     train, valid = split_groups(groups, args.share, args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    lists = {'train': train, 'valid': valid} | ({'test': test} if test else {})
-    for name, selected in lists.items():
+    for name, selected in (('train', train), ('valid', valid)):
         _write_list(selected, args.out / f'{name}.txt')
-    content: dict[str, object] = {'val' if name == 'valid' else name: f'{name}.txt' for name in lists}
+    content: dict[str, object] = {'train': 'train.txt', 'val': 'valid.txt'}
+    if test:
+        content['test'] = _relative(map(str, test), args.out)
     if data_yaml.names is not None:
         content['names'] = data_yaml.names
     (args.out / 'data.yaml').write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding='utf-8')
     print(f'{len(images)} images of {len(groups)} pictures: {len(train)} train, {len(valid)} valid (seed {args.seed})')
-    if test:
-        print(f'{len(test)} test images stay what they are')
-    written = ', '.join(f'{name}.txt' for name in lists)
-    print(f'Wrote {args.out / "data.yaml"} and {written}. Use data_root={str(args.out)!r}.')
+    print(f'Wrote {args.out / "data.yaml"}, train.txt and valid.txt. Use data_root={str(args.out)!r}.')
 
 
 def split_groups(groups: Mapping[str, Sequence[str]], share: float, seed: int) -> tuple[list[str], list[str]]:
@@ -81,10 +72,6 @@ def split_groups(groups: Mapping[str, Sequence[str]], share: float, seed: int) -
         held_out += groups[name]
     others = set(held_out)
     return sorted(image for group in groups.values() for image in group if image not in others), sorted(held_out)
-
-
-def _images(data_yaml: DataYaml, split: str, annotations: Annotations) -> list[str]:
-    return [image for image, _ in find_split(data_yaml, split, annotations).pairs]
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -124,11 +111,15 @@ def _group(parser: argparse.ArgumentParser, image: str, pattern: re.Pattern[str]
     return match[1]
 
 
-def _write_list(images: Sequence[str], target: Path) -> None:
-    # Relative, so that dataset and lists can move together.
-    folder = os.path.realpath(target.parent)
-    lines = [os.path.relpath(image, folder) + '\n' for image in images]
+def _write_list(images: Iterable[str], target: Path) -> None:
+    lines = [image + '\n' for image in _relative(images, target.parent)]
     target.write_bytes(os.fsencode(''.join(lines)))
+
+
+def _relative(paths: Iterable[str], folder: Path) -> list[str]:
+    """Paths as seen from a folder, so that dataset and lists can move together."""
+    start = os.path.realpath(folder)
+    return [os.path.relpath(path, start) for path in paths]
 
 
 if __name__ == '__main__':

@@ -143,12 +143,12 @@ def find_split(data_yaml: DataYaml, split: str, annotations: Annotations = 'poly
     return files
 
 
-def has_split(data_yaml: DataYaml, split: str) -> bool:
-    """Whether there are images of a split, or a folder for them, by entry in ``data.yaml`` or by name."""
+def split_sources(data_yaml: DataYaml, split: str) -> list[Path]:
+    """The folders and lists that hold a split's images, empty if there are none."""
     try:
-        return bool(_sources(data_yaml, split))
+        return _sources(data_yaml, split)
     except FileNotFoundError:
-        return False
+        return []
 
 
 def listed(paths: Sequence[object], limit: int = 3) -> str:

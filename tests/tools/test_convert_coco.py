@@ -161,3 +161,5 @@ def test_what_was_written_is_kept(convert, tmp_path, content, capsys):
     assert 'has 3 of the labels already' in error_of(convert, tmp_path, content, capsys)
     content['categories'][1]['name'] = 'Riss'
     assert 'from an earlier split' in error_of(convert, tmp_path, content, capsys)
+    (tmp_path / 'out' / 'data.yaml').write_text('nothing')
+    assert 'data.yaml holds no' in error_of(convert, tmp_path, content, capsys)
