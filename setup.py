@@ -13,6 +13,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = 'crack_plugin'
+ALBUMENTATIONS = 'albumentations>=2,<3'
 MIM_CONTENT = ('configs', 'tools', 'model-index.yml')
 
 
@@ -92,6 +93,9 @@ setup(
         'full': ['mmcv>=2.1,<2.2'],
         # For tools/convert_coco_to_yolo.py.
         'coco': ['pycocotools'],
-        'dev': ['hypothesis', 'mypy', 'pycocotools', 'pytest', 'pytest-timeout', 'ruff'],
+        # For configs/sam3_lora_crack_aug.py. Brings opencv-python-headless, which fills the same folder as
+        # opencv-python: of the same version, both hold the same files but for the windows of cv2.imshow.
+        'aug': [ALBUMENTATIONS],
+        'dev': [ALBUMENTATIONS, 'hypothesis', 'mypy', 'pycocotools', 'pytest', 'pytest-timeout', 'ruff'],
     },
 )

@@ -3,10 +3,14 @@
 Importing this package registers its models, datasets, transforms, metrics and hooks into MMSegmentation's registries.
 """
 
+import os
+
 from crack_plugin import compat
 
 compat.allow_mmcv_lite()
 compat.allow_mmengine_checkpoints()
+# mmseg imports albumentations wherever it is installed, and that asks PyPI for a newer version in every process.
+os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
 
 from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402
 

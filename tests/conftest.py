@@ -1,13 +1,16 @@
 """A tiny random SAM 3, small enough to run a step in milliseconds, a few pictures, and a config that joins them."""
 
 import copy
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 import crack_plugin  # noqa: F401 - before any mmseg: makes it importable with mmcv-lite
@@ -72,6 +75,18 @@ def _fresh_globals() -> None:
     """Runners leave default scope and visualizer behind; every test starts in MMSegmentation's scope, with none."""
     init_default_scope('mmseg')
     forget_visualizers()
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """The messages that go to mmengine's current logger."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield messages
+    logger.removeHandler(handler)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from cli import KeyValueAction
+from cli import add_annotations_argument, add_dataset_arguments, dataset_options, selected_splits
 from mmengine.utils import track_iter_progress
 from prettytable import PrettyTable, TableStyle
 
@@ -43,19 +43,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line ``argv`` (None: the process's)."""
     parser = _build_parser()
     args = parser.parse_args(argv)
+    if args.html:
+        _check_writable(parser, args.html)
     datasets: dict[str, YOLOCrackDataset] = {}
     samples: list[Sample] = []
     problems: list[Problem] = []
-    for split in args.splits:
-        dataset, found = open_split(
-            args.data_root,
-            split,
-            classes=args.classes,
-            class_map=args.class_map,
-            missing_label=args.missing_label,
-            annotations=args.annotations,
-            boxes=args.boxes,
-        )
+    for split in selected_splits(args):
+        dataset, found = open_split(args.data_root, split, annotations=args.annotations, **dataset_options(args))
         problems += found
         if dataset is not None:
             datasets[split] = dataset
@@ -82,33 +76,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('data_root', type=Path, help='folder of the dataset, or its yaml file')
-    parser.add_argument('--splits', nargs='+', default=['train', 'val'], metavar='SPLIT', help='default: train val')
-    parser.add_argument('--classes', nargs='+', default=['crack'], metavar='NAME', help='default: crack')
+    add_dataset_arguments(parser)
+    add_annotations_argument(parser)
     parser.add_argument(
-        '--class-map',
-        nargs='+',
-        action=KeyValueAction,
-        metavar='NAME=CLASS',
-        help='name in data.yaml to one of --classes, or to None to leave its polygons out',
-    )
-    parser.add_argument(
-        '--missing-label',
-        choices=['background', 'error'],
-        default='background',
-        help='an image without label file: a warning, or an error',
-    )
-    parser.add_argument(
-        '--annotations',
-        choices=['polygons', 'masks'],
-        default='polygons',
-        help='labels/NAME.txt, or masks/NAME.png of 0 and 255 (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--boxes', choices=['error', 'fill', 'drop'], default='error', help='detection boxes among the polygons'
-    )
-    parser.add_argument(
-        '--image-size', type=int, default=1008, metavar='PX', help="side of the model's input (default: %(default)s)"
+        '--image-size',
+        type=_pixels,
+        default=1008,
+        metavar='PX',
+        help="of the model's square input (default: %(default)s)",
     )
     parser.add_argument(
         '--hash-distance',
@@ -119,16 +94,43 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--strict', action='store_true', help='exit code 1 for warnings too')
     parser.add_argument('--html', type=Path, metavar='FILE', help='write a page with all of it and sample overlays')
-    parser.add_argument('--samples', type=int, default=6, metavar='N', help='overlays a split (default: %(default)s)')
-    parser.add_argument('--workers', type=int, default=2, metavar='N', help='processes (default: %(default)s)')
+    parser.add_argument(
+        '--samples', type=_count, default=6, metavar='N', help='overlays each split (default: %(default)s)'
+    )
+    parser.add_argument('--workers', type=_count, default=2, metavar='N', help='processes (default: %(default)s)')
     return parser
+
+
+def _check_writable(parser: argparse.ArgumentParser, page: Path) -> None:
+    """Stop at once, rather than after a long check, if a page cannot be written."""
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.touch()
+    except OSError as error:
+        parser.error(f'--html {page} cannot be written: {error.strerror}')
+
+
+def _count(text: str) -> int:
+    """Argparse type: a whole number, 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of 0 or more')
+    return int(text)
+
+
+def _pixels(text: str) -> int:
+    """Argparse type: a whole number above 0."""
+    number = _count(text)
+    if number == 0:
+        raise argparse.ArgumentTypeError('0 px: a side of at least 1 px is wanted')
+    return number
 
 
 def _text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     table = PrettyTable(header, align='l', max_width=_COLUMN_WIDTH)
     table.set_style(TableStyle.SINGLE_BORDER)
     table.add_rows([list(row) for row in rows])
-    return table.get_string()
+    # Names of files may have bytes that are no text.
+    return table.get_string().encode(errors='backslashreplace').decode()
 
 
 def _write_page(
@@ -157,8 +159,7 @@ def _write_page(
         for split, dataset in datasets.items():
             readable = {sample.image for sample in samples if sample.split == split}
             page += _overlays(split, dataset, readable, args.samples, Path(folder))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(to_html(page, Path(folder)), encoding='utf-8')
+        path.write_text(to_html(page, Path(folder)), encoding='utf-8', errors='backslashreplace')
 
 
 def _overlays(split: str, dataset: YOLOCrackDataset, readable: set[str], count: int, folder: Path) -> list[Block]:

@@ -1,4 +1,4 @@
-"""What ``train.py`` and ``test.py`` share: MMSegmentation's command line, and errors a user can read."""
+"""What the tools share: MMSegmentation's command line, the options of a dataset, and errors a user can read."""
 
 import argparse
 import os
@@ -79,6 +79,62 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--local_rank', '--local-rank', type=int, default=0, help='set by torch.distributed.launch, not by hand'
     )
+
+
+def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a dataset and say how to read its polygons, see ``dataset_options``."""
+    parser.add_argument('data_root', type=Path, help='folder of the dataset, or its yaml file')
+    parser.add_argument('--splits', nargs='+', metavar='SPLIT', help='default: train, val, and test if there is one')
+    parser.add_argument(
+        '--classes', nargs='+', default=['crack'], metavar='NAME', help='foreground classes (default: crack)'
+    )
+    parser.add_argument(
+        '--class-map',
+        nargs='+',
+        action=KeyValueAction,
+        metavar='NAME=CLASS',
+        help='name in data.yaml to one of --classes, or to None to leave its polygons out',
+    )
+    parser.add_argument(
+        '--missing-label',
+        choices=['background', 'error'],
+        default='background',
+        help='an image without label file is background, or an error (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--boxes',
+        choices=['error', 'fill', 'drop'],
+        default='error',
+        help='detection boxes among the polygons (default: %(default)s)',
+    )
+
+
+def add_annotations_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that says which files are the labels, for tools that take either kind."""
+    parser.add_argument(
+        '--annotations',
+        choices=['polygons', 'masks'],
+        default='polygons',
+        help='labels/NAME.txt, or masks/NAME.png of 0 and 255 or 0 and 1 (default: %(default)s)',
+    )
+
+
+def selected_splits(args: argparse.Namespace) -> list[str]:
+    """The splits that ``add_dataset_arguments`` was asked for: by default 'train', 'val', and 'test' if it exists."""
+    from crack_plugin.datasets.yolo_layout import read_data_yaml, split_sources
+
+    if args.splits:
+        return args.splits
+    try:
+        has_test = bool(split_sources(read_data_yaml(args.data_root), 'test'))
+    except (FileNotFoundError, ValueError):
+        has_test = False  # opening train will say what is wrong
+    return ['train', 'val', *(['test'] if has_test else [])]
+
+
+def dataset_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of ``YOLOCrackDataset`` that ``add_dataset_arguments`` has added to a command line."""
+    return {name: getattr(args, name) for name in ('classes', 'class_map', 'missing_label', 'boxes')}
 
 
 def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:

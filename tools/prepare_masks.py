@@ -1,5 +1,7 @@
 """Rasterise the YOLO polygons of a dataset into 0/255 PNG masks, one an image: OUT/SPLIT/IMAGE_NAME.png.
 
+All foreground classes are drawn as 255.
+
 Training does not need them (labels are rasterised on the fly); other programs do, and a mask can be looked at.
 """
 
@@ -9,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-from cli import KeyValueAction, readable_errors
+from cli import add_dataset_arguments, dataset_options, readable_errors, selected_splits
 from mmcv.transforms import LoadImageFromFile
 from mmengine.utils import track_iter_progress
 
@@ -21,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _build_parser()
     args = parser.parse_args(argv)
     with readable_errors(parser):
-        datasets = {split: _load_split(args, split) for split in args.splits}
+        datasets = {split: _load_split(args, split) for split in selected_splits(args)}
         targets = {split: _targets(dataset, args.out / split) for split, dataset in datasets.items()}
         _check_targets(parser, [pair for pairs in targets.values() for pair in pairs], args.overwrite)
         for split, dataset in datasets.items():
@@ -32,39 +34,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('data_root', type=Path, help='folder of the dataset, or its yaml file')
+    add_dataset_arguments(parser)
     parser.add_argument('out', type=Path, help='folder to write to')
-    parser.add_argument('--splits', nargs='+', default=['train', 'val'], metavar='SPLIT', help='default: train val')
-    parser.add_argument(
-        '--classes', nargs='+', default=['crack'], metavar='NAME', help='foreground classes, all drawn as 255'
-    )
-    parser.add_argument(
-        '--class-map',
-        nargs='+',
-        action=KeyValueAction,
-        metavar='NAME=CLASS',
-        help='name in data.yaml to one of --classes, or to None to leave its polygons out',
-    )
-    parser.add_argument(
-        '--missing-label', choices=['background', 'error'], default='background', help='an image without label file'
-    )
-    parser.add_argument(
-        '--boxes', choices=['error', 'fill', 'drop'], default='error', help='detection boxes among the polygons'
-    )
     parser.add_argument('--overwrite', action='store_true', help='replace masks that exist')
     return parser
 
 
 def _load_split(args: argparse.Namespace, split: str) -> YOLOCrackDataset:
-    return YOLOCrackDataset(
-        args.data_root,
-        split,
-        classes=args.classes,
-        class_map=args.class_map,
-        missing_label=args.missing_label,
-        boxes=args.boxes,
-        pipeline=[LoadImageFromFile(), LoadYOLOPolygons()],
-    )
+    pipeline = [LoadImageFromFile(), LoadYOLOPolygons()]
+    return YOLOCrackDataset(args.data_root, split, pipeline=pipeline, **dataset_options(args))
 
 
 def _targets(dataset: YOLOCrackDataset, folder: Path) -> list[tuple[Path, Path]]:

@@ -1,21 +1,22 @@
 """Split a dataset that has no validation images: lists of files and a data.yaml in a new folder, nothing is copied.
 
 All images made from one picture stay together: those of one Roboflow source name (NAME.rf.HASH.jpg), or with --group,
-those whose names agree in what the pattern's parentheses match. Use the new folder as data_root.
+those whose names agree in what the pattern's parentheses match. A test split stays what it is. Use the new folder as
+data_root.
 """
 
 import argparse
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import yaml
-from cli import readable_errors
+from cli import add_annotations_argument, readable_errors
 
-from crack_plugin.datasets.yolo_layout import find_split, read_data_yaml, source_name
+from crack_plugin.datasets.yolo_layout import find_split, read_data_yaml, source_name, split_sources
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f'{args.out / "data.yaml"} exists. Pass --overwrite to replace it and its lists.')
     with readable_errors(parser):
         data_yaml = read_data_yaml(args.data_root)
-        images = [image for image, _ in find_split(data_yaml, args.split).pairs]
+        images = [image for image, _ in find_split(data_yaml, args.split, args.annotations).pairs]
+        test = split_sources(data_yaml, 'test') if args.split != 'test' else []
     groups: dict[str, list[str]] = defaultdict(list)
     for image in images:
         groups[_group(parser, image, args.group)].append(image)
@@ -39,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, selected in (('train', train), ('valid', valid)):
         _write_list(selected, args.out / f'{name}.txt')
     content: dict[str, object] = {'train': 'train.txt', 'val': 'valid.txt'}
+    if test:
+        content['test'] = _relative(map(str, test), args.out)
     if data_yaml.names is not None:
         content['names'] = data_yaml.names
     (args.out / 'data.yaml').write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding='utf-8')
@@ -75,6 +79,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument('data_root', type=Path, help='folder of the dataset, or its yaml file')
     parser.add_argument('out', type=Path, help='folder for data.yaml, train.txt and valid.txt')
     parser.add_argument('--split', default='train', help='the split to divide (default: %(default)s)')
+    add_annotations_argument(parser)
     parser.add_argument('--share', type=float, default=0.15, help='share for validation (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=42, help='default: %(default)s')
     parser.add_argument(
@@ -106,11 +111,15 @@ def _group(parser: argparse.ArgumentParser, image: str, pattern: re.Pattern[str]
     return match[1]
 
 
-def _write_list(images: Sequence[str], target: Path) -> None:
-    # Relative, so that dataset and lists can move together.
-    folder = os.path.realpath(target.parent)
-    lines = [os.path.relpath(image, folder) + '\n' for image in images]
+def _write_list(images: Iterable[str], target: Path) -> None:
+    lines = [image + '\n' for image in _relative(images, target.parent)]
     target.write_bytes(os.fsencode(''.join(lines)))
+
+
+def _relative(paths: Iterable[str], folder: Path) -> list[str]:
+    """Paths as seen from a folder, so that dataset and lists can move together."""
+    start = os.path.realpath(folder)
+    return [os.path.relpath(path, start) for path in paths]
 
 
 if __name__ == '__main__':

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from crack_plugin.datasets.polygons import LabelError
 
@@ -36,7 +36,8 @@ def read_mask(path: Path, threshold: int | None = None) -> np.ndarray:
 
 def _read_values(path: Path) -> np.ndarray:
     try:
-        with Image.open(path) as image:
+        # Image.open would warn of masks from 90 megapixels on, and refuse those above 179.
+        with PngImageFile(path) as image:
             image.load()
     except (OSError, SyntaxError) as error:  # what Pillow raises for a damaged PNG
         raise LabelError(f'{path} cannot be read as an image: {error}. Export it again.') from error

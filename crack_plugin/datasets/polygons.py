@@ -3,7 +3,8 @@
 A label file holds one polygon a line, ``class x1 y1 x2 y2 ...``, with x and y as fractions of the image's width and
 height (https://docs.ultralytics.com/datasets/segment). The pixel of a point is ``(rint(x * W), rint(y * H))`` (halves
 to the even neighbour), and a polygon covers what ``cv2.fillPoly`` fills: its interior, by the even-odd rule, and its
-boundary.
+boundary. A polygon that would lie wholly on the pixels behind the right and the lower edge, as a thin crack at x = 1
+does, is moved onto the edge: no polygon vanishes.
 """
 
 import math
@@ -137,6 +138,8 @@ def rasterize(
         label = class_id + 1 if labels is None else labels[class_id]
         if label is not None:
             pixels = np.rint(points * (width, height)).astype(np.int32)
+            if _is_invisible(pixels, shape):
+                pixels = np.minimum(pixels, (width - 1, height - 1), dtype=np.int32)
             # One call each: a single call would fill by the even-odd rule over all of them, an exclusive or.
             cv2.fillPoly(label_map, [pixels], label)
     return label_map
@@ -308,6 +311,14 @@ def _onto_image(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
             'have to be divided by the image size; otherwise check that the label belongs to this image.'
         )
     return points.clip(0, 1)
+
+
+def _is_invisible(pixels: np.ndarray, shape: tuple[int, int]) -> bool:
+    """Whether a polygon of shape (n, 2), int32, covers no pixel of a map of the given (H, W)."""
+    # A corner inside is drawn. Without one, the polygon may still reach across the map.
+    if not (pixels >= shape[::-1]).any(axis=1).all():
+        return False
+    return not cv2.fillPoly(np.zeros(shape, np.uint8), [pixels], 1).any()
 
 
 def _shortened(token: str) -> str:

@@ -54,13 +54,15 @@ class YOLOCrackDataset(BaseSegDataset):
         split: 'train', 'val', 'test' or any other the dataset has; 'val' and 'valid' mean the same.
         classes: Names of the foreground classes. The ``names`` in ``data.yaml`` have to be these, or the first of
             them, in the same order; upper and lower case do not matter.
-        class_map: Name in ``data.yaml`` to name in ``classes``, or to None to leave its polygons out. It lets several
-            names be one class; names it does not mention stand for themselves.
         missing_label: An image without a label file is all 'background' (one line in the log tells how many are), or
             an 'error'.
-        annotations: 'polygons', or 'masks': the label of an image is the PNG file of its name (0 and 255, or 0 and 1)
-            in the folder ``masks``, in the place of the folder ``images``. Masks have one class.
         boxes: A detection box among the polygons is an 'error', 'fill' draws it as a rectangle, 'drop' leaves it out.
+        class_map: Name in ``data.yaml`` to name in ``classes``, or to None to leave its polygons out. It lets several
+            names be one class; names it does not mention stand for themselves. Names that are numbers, as in Roboflow's
+            ``names: ['0']``, may be written as numbers.
+        annotations: 'polygons', or 'masks': the label of an image is the PNG file of its name (0 and 255, or 0 and 1)
+            in the folder ``masks``, in the place of the folder ``images``. Masks have one class, whatever the ``names``
+            in ``data.yaml`` are.
         metainfo: As in ``BaseSegDataset``: with a selection of ``classes``, the others are ignored (label 255).
         pipeline: As in ``BaseSegDataset``.
         indices: As in ``BaseSegDataset``.
@@ -80,10 +82,10 @@ class YOLOCrackDataset(BaseSegDataset):
         data_root: str | Path,
         split: str = 'train',
         classes: Sequence[str] = ('crack',),
-        class_map: Mapping[str, str | None] | None = None,
         missing_label: MissingLabel = 'background',
-        annotations: Annotations = 'polygons',
         boxes: Boxes = 'error',
+        class_map: Mapping[str, str | None] | None = None,
+        annotations: Annotations = 'polygons',
         metainfo: Mapping[str, Any] | None = None,
         pipeline: Sequence[dict | Callable] = (),
         indices: int | Sequence[int] | None = None,
@@ -151,7 +153,8 @@ class YOLOCrackDataset(BaseSegDataset):
             what all samples share.
         """
         data_yaml = read_data_yaml(Path(self.data_root))
-        self._yolo_names, self._yolo_labels = _match_classes(data_yaml, self.foreground, self.class_map)
+        if self.annotations == 'polygons':  # masks have no class ids that the names could be of
+            self._yolo_names, self._yolo_labels = _match_classes(data_yaml, self.foreground, self.class_map)
         files = find_split(data_yaml, self.split, self.annotations)
         self._check_completeness(files)
         return [{'img_path': image, 'label_path': label} for image, label in files.pairs]
@@ -248,6 +251,7 @@ def _match_classes(
     if data_yaml.names is None:
         raise ValueError(f'class_map maps the `names` in {data_yaml.file}, but there are none. Write them there.')
     names = data_yaml.names
+    class_map = {str(name): target for name, target in class_map.items()}
     unknown = [name for name in class_map if name not in names]
     if unknown:
         raise ValueError(f'class_map maps {unknown}, but the names in {data_yaml.file} are {names}. Correct one.')
@@ -274,13 +278,20 @@ def _check_agreement(data_yaml: DataYaml, classes: Sequence[str]) -> None:
     folded = [name.casefold() for name in classes]
     if [name.casefold() for name in names] == folded[: len(names)]:
         return
-    beyond = [name for name in names if name.casefold() not in folded]
-    fault = f'the names {beyond} are not among' if beyond else f'the names {names} are in another order than'
-    suggestion = {name: dict(zip(folded, classes, strict=True)).get(name.casefold()) for name in names}
-    raise ValueError(
-        f"{data_yaml.file}: {fault} the dataset's classes={tuple(classes)}. Set classes={tuple(names)}, or say what "
-        f'each name stands for (None leaves its polygons out): class_map={suggestion}.'
+    known = dict(zip(folded, classes, strict=True))
+    beyond = [name for name in names if name.casefold() not in known]
+    # Where no name says which one is wanted, it is all of them rather than none.
+    other = classes[0] if len(classes) == 1 and len(beyond) == len(names) else None
+    remedy = (
+        'Say what each name stands for (None leaves its polygons out), for instance '
+        f'class_map={ {name: known.get(name.casefold(), other) for name in names} }'
     )
+    if len({name.casefold() for name in names}) < len(names):
+        fault = f'the names {names} are not one for each of'
+    else:
+        fault = f'the names {beyond} are not among' if beyond else f'the names {names} are in another order than'
+        remedy += f', or name the classes as the file does: classes={tuple(names)}'
+    raise ValueError(f"{data_yaml.file}: {fault} the dataset's classes={tuple(classes)}. {remedy}.")
 
 
 def _is_decoding_failure(error: Exception, image: str) -> bool:

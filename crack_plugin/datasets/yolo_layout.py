@@ -5,21 +5,27 @@ The rules are Ultralytics' (``check_det_dataset``, ``BaseDataset.get_img_files``
 directory, hidden files are no images, and nothing is skipped without a word.
 """
 
+import codecs
 import logging
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
 import yaml
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
+from tqdm import tqdm
 
 IMAGE_SUFFIXES = frozenset({'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'})
 
 Annotations = Literal['polygons', 'masks']
 # What replaces the folder `images`, and the suffix of the files in it.
 _LABELS = {'polygons': ('labels', '.txt'), 'masks': ('masks', '.png')}
+
+# Seconds without a word before a progress line appears: a local disk lists 100,000 files faster.
+_SILENT = 2
 
 # Roboflow writes valid, Ultralytics val.
 _VALIDATION = ('val', 'valid', 'validation')
@@ -61,27 +67,28 @@ def read_data_yaml(data_root: Path) -> DataYaml:
     """Read ``data.yaml``.
 
     Args:
-        data_root: The dataset's folder, with or without a ``data.yaml``, or a yaml file.
+        data_root: The dataset's folder, with or without a ``data.yaml`` (or ``data.yml``), or a yaml file.
 
     Raises:
         FileNotFoundError: ``data_root`` does not exist.
-        ValueError: The file is no YAML, or its ``names`` or ``nc`` are wrong.
+        ValueError: The file cannot be read, is no YAML, or its ``names`` or ``nc`` are wrong.
     """
     if not data_root.exists():
         raise FileNotFoundError(f'data_root {data_root} does not exist. Correct the path.')
-    file = data_root if data_root.is_file() else data_root / 'data.yaml'
-    if not file.exists():
-        return DataYaml(file, data_root, {}, None)
+    file = _find_yaml(data_root)
+    if file is None:
+        return DataYaml(data_root / 'data.yaml', data_root, {}, None)
     try:
         content = yaml.safe_load(file.read_bytes())
+    except OSError as error:
+        raise ValueError(f'{file} cannot be read: {error.strerror}. Restore it, or delete it.') from error
     except yaml.YAMLError as error:
         raise ValueError(f'{file} is not valid YAML: {error}. Correct it, or export the dataset again.') from error
     if not isinstance(content, dict):
         raise ValueError(f'{file} holds no `key: value` lines such as `train: train/images`. Export the dataset again.')
     root = file.parent / str(content.get('path') or '')
     if not root.is_dir():
-        message = f'{file}: its `path` {content["path"]} does not exist here, entries are looked up beside the file'
-        print_log(message, logger='current', level=logging.WARNING)
+        _warn(f'{file}: its `path` {content["path"]} does not exist here, entries are looked up beside the file')
         root = file.parent
     return DataYaml(file, root, content, _class_names(file, content))
 
@@ -89,7 +96,8 @@ def read_data_yaml(data_root: Path) -> DataYaml:
 def find_split(data_yaml: DataYaml, split: str, annotations: Annotations = 'polygons') -> SplitFiles:
     """Find the images and labels of a split.
 
-    A folder is listed once and no single file is looked at, so that 100,000 images on a network disk start fast.
+    A folder is listed once and no single file is looked at, so that 100,000 images on a network disk start fast. What
+    takes longer than two seconds shows its progress on stderr, in the main process.
 
     Args:
         data_yaml: As returned by ``read_data_yaml``.
@@ -102,26 +110,45 @@ def find_split(data_yaml: DataYaml, split: str, annotations: Annotations = 'poly
             that does not exist. The message says what was looked for and what there is.
     """
     sources = _sources(data_yaml, split)
-    folders = _list_images(sources)
+    name, suffix = _LABELS[annotations]
+    with tqdm(
+        desc=f'Listing the files of {split!r}', unit=' files', delay=_SILENT, disable=not is_main_process()
+    ) as progress:
+        folders = _list_images(sources, progress)
+        label_folders = {path: _label_folder(path, name) for path in folders}
+        label_files = {path: _file_names(path, progress) for path in set(label_folders.values()) if path.is_dir()}
     if not folders:
         raise FileNotFoundError(
             f'split {split!r} is empty: no image ({", ".join(sorted(IMAGE_SUFFIXES))}) in {listed(sources)}.'
         )
-    name, suffix = _LABELS[annotations]
-    label_folders = {path: _label_folder(path, name) for path in folders}
     beside = [image for image, label in label_folders.items() if image == label]
     if annotations == 'masks' and beside:
         raise ValueError(
             f'masks are looked for in a folder `masks` in the place of the folder `images`, but {beside[0]} is in none '
             'of that name. Move the images there.'
         )
-    labels = {path: _label_names(path, suffix) for path in label_folders.values() if path.is_dir()}
-    if not labels:
+    if not label_files:
         raise FileNotFoundError(
             f'split {split!r} has no folder of {name}: looked for {listed(sorted(label_folders.values()))}. If its '
             'images really are all background, create that folder and leave it empty.'
         )
-    return _match(folders, label_folders, labels, suffix)
+    files = _match(folders, label_folders, label_files, suffix)
+    strays = [] if len(files.unlabelled) < len(files.pairs) else _strays(folders, label_folders, label_files, suffix)
+    if strays:
+        raise FileNotFoundError(
+            f'split {split!r}: none of the {len(files.pairs)} images has a label, but there are {len(strays)} files in '
+            f'the folders of {name}: {listed(strays)}. The label of {files.pairs[0][0]} would be {files.pairs[0][1]}. '
+            'Rename or convert them, or delete them if the images really are all background.'
+        )
+    return files
+
+
+def split_sources(data_yaml: DataYaml, split: str) -> list[Path]:
+    """The folders and lists that hold a split's images, empty if there are none."""
+    try:
+        return _sources(data_yaml, split)
+    except FileNotFoundError:
+        return []
 
 
 def listed(paths: Sequence[object], limit: int = 3) -> str:
@@ -139,6 +166,23 @@ def source_name(image: str) -> str:
     return name.partition('.rf.')[0] if '.rf.' in name else _stem(name)
 
 
+def _find_yaml(data_root: Path) -> Path | None:
+    """The yaml file of a dataset, None if it has none; a warning names yaml files of other names."""
+    if data_root.is_file():
+        return data_root
+    for name in ('data.yaml', 'data.yml'):
+        # A link that leads nowhere is there, and reading it fails.
+        if os.path.lexists(data_root / name):
+            return data_root / name
+    others = sorted(path for pattern in ('*.yaml', '*.yml') for path in data_root.glob(pattern))
+    if others:
+        _warn(
+            f'{data_root} has no data.yaml, and {listed(others)} is not read. If it describes the dataset, rename it, '
+            'or set it as data_root.'
+        )
+    return None
+
+
 def _class_names(file: Path, content: Mapping[str, Any]) -> list[str] | None:
     names = content.get('names')
     if names is None:
@@ -152,7 +196,7 @@ def _class_names(file: Path, content: Mapping[str, Any]) -> list[str] | None:
     if not (isinstance(names, list) and names):
         raise ValueError(f"{file}: `names` is {names!r}, not a list of class names such as ['crack']. Correct it.")
     count = content.get('nc', len(names))
-    if count != len(names):
+    if str(count) != str(len(names)):
         raise ValueError(f'{file}: `nc` is {count}, but `names` has {len(names)} entries: {names}. Correct one.')
     return [str(name) for name in names]
 
@@ -182,13 +226,16 @@ def _find_entry(data_yaml: DataYaml, key: str, entry: str) -> Path:
     if entry.startswith('../'):
         # Roboflow writes ../train/images for the folder train/images beside the yaml file.
         candidates.append(data_yaml.root / entry.removeprefix('../'))
-    for candidate in candidates:
-        if candidate.is_dir():
-            # Where an entry names the folder above, the masks or previews in it are no images of the dataset.
-            inner = candidate / 'images'
-            return inner if inner.is_dir() else candidate
-        if candidate.is_file() and candidate.suffix == '.txt':
-            return candidate
+    found = [path for path in candidates if path.is_dir() or (path.is_file() and path.suffix.lower() == '.txt')]
+    if len(found) == 2 and not found[0].samefile(found[1]):
+        raise ValueError(
+            f'{data_yaml.file}: `{key}: {entry}` may mean {found[0]} or, as Roboflow writes it, {found[1]}, and both '
+            'exist. Write the absolute path of the right one.'
+        )
+    if found:
+        # Where an entry names the folder above, the masks or previews in it are no images of the dataset.
+        inner = found[0] / 'images'
+        return inner if inner.is_dir() else found[0]
     raise FileNotFoundError(
         f'{data_yaml.file}: `{key}: {entry}` leads to no folder and no .txt list: looked for {listed(candidates)}. '
         f'There is {_existing(data_yaml)}. Correct the entry, or delete it to have the folders found by their names.'
@@ -213,32 +260,35 @@ class _Folder:
         selected: Those that are images of the split.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.files = _file_names(path)
+    def __init__(self, path: Path, progress: tqdm) -> None:
+        self.files = _file_names(path, progress)
         self.images = {name for name in self.files if _suffix(name) in IMAGE_SUFFIXES}
         self.selected: set[str] = set()
 
 
-def _list_images(sources: Sequence[Path]) -> dict[Path, _Folder]:
+def _list_images(sources: Sequence[Path], progress: tqdm) -> dict[Path, _Folder]:
     """The folders that hold images of the split."""
     folders: dict[Path, _Folder] = {}
     for source in sources:
         if source.is_dir():
             for path in _subfolders(source):
-                folder = folders.setdefault(path, _Folder(path))
+                folder = folders.setdefault(path, _Folder(path, progress))
                 folder.selected |= folder.images
         else:
-            _select_from_list(source, folders)
+            _select_from_list(source, folders, progress)
     return {path: folder for path, folder in folders.items() if folder.selected}
 
 
-def _select_from_list(list_file: Path, folders: dict[Path, _Folder]) -> None:
+def _select_from_list(list_file: Path, folders: dict[Path, _Folder], progress: tqdm) -> None:
     """Select the images that a file lists, one a line, relative to its own folder."""
-    lines = [line.strip() for line in os.fsdecode(list_file.read_bytes()).removeprefix('\ufeff').splitlines()]
+    lines = [line.strip() for line in list_file.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()]
+    images = [list_file.parent / os.fsdecode(line) for line in lines if line]
+    if len(set(images)) < len(images):
+        _warn(f'{list_file} lists {len(images) - len(set(images))} images more than once, which are taken once')
     missing = []
-    for image in [list_file.parent / line for line in lines if line]:
+    for image in images:
         if image.parent not in folders and image.parent.is_dir():
-            folders[image.parent] = _Folder(image.parent)
+            folders[image.parent] = _Folder(image.parent, progress)
         if image.parent in folders and image.name in folders[image.parent].files:
             folders[image.parent].selected.add(image.name)
         else:
@@ -270,17 +320,17 @@ def _label_folder(image_folder: Path, name: str) -> Path:
     return Path(*parts[:last], name, *parts[last + 1 :])
 
 
-def _label_names(folder: Path, suffix: str) -> dict[str, str]:
-    """Stem to name of the label files; of a.TXT and a.txt, the latter."""
-    return {_stem(name): name for name in sorted(_file_names(folder)) if _suffix(name) == suffix}
-
-
 def _match(
     folders: Mapping[Path, _Folder],
     label_folders: Mapping[Path, Path],
-    labels: Mapping[Path, Mapping[str, str]],
+    label_files: Mapping[Path, set[str]],
     suffix: str,
 ) -> SplitFiles:
+    # Of a.TXT and a.txt, the latter.
+    labels = {
+        path: {_stem(name): name for name in sorted(files) if _suffix(name) == suffix}
+        for path, files in label_files.items()
+    }
     pairs, unlabelled, orphans = [], [], 0
     others: Counter[str] = Counter()
     for path, folder in folders.items():
@@ -297,10 +347,32 @@ def _match(
     return SplitFiles(sorted(pairs), sorted(unlabelled), orphans, others)
 
 
-def _file_names(folder: Path) -> set[str]:
-    # A link that leads nowhere counts as a file, so that reading it fails: left out, nobody would miss the image.
+def _strays(
+    folders: Mapping[Path, _Folder],
+    label_folders: Mapping[Path, Path],
+    label_files: Mapping[Path, set[str]],
+    suffix: str,
+) -> list[Path]:
+    """The files in the folders of labels, if not one of them is the label of an image, of this split or another."""
+    named: dict[Path, set[str]] = defaultdict(set)
+    for path, folder in folders.items():
+        named[label_folders[path]] |= {_stem(name) for name in folder.images}
+    if any(
+        _suffix(name) == suffix and _stem(name) in named[path] for path in named for name in label_files.get(path, ())
+    ):
+        return []
+    return sorted(path / name for path, files in label_files.items() if path not in folders for name in files)
+
+
+def _file_names(folder: Path, progress: tqdm) -> set[str]:
+    names = set()
     with os.scandir(folder) as entries:
-        return {entry.name for entry in entries if not entry.name.startswith('.') and not entry.is_dir()}
+        for entry in entries:
+            # A link that leads nowhere counts as a file, so that reading it fails: left out, nobody would miss it.
+            if not entry.name.startswith('.') and not entry.is_dir():
+                names.add(entry.name)
+            progress.update()
+    return names
 
 
 def _stem(name: str) -> str:
@@ -310,3 +382,7 @@ def _stem(name: str) -> str:
 def _suffix(name: str) -> str:
     _, dot, extension = name.rpartition('.')
     return f'{dot}{extension}'.lower() if dot else ''
+
+
+def _warn(message: str) -> None:
+    print_log(message, logger='current', level=logging.WARNING)

@@ -7,6 +7,7 @@ from mmcv.transforms import LoadImageFromFile
 
 from crack_plugin.datasets import LabelError, LoadYOLOPolygons, YOLOCrackDataset
 from crack_plugin.datasets.inspection import inspect_samples, open_split
+from crack_plugin.datasets.masks import read_mask
 
 PIPELINE = [LoadImageFromFile(), LoadYOLOPolygons()]
 
@@ -74,6 +75,29 @@ def test_faulty_mask_is_named(images, content, message):
     dataset = YOLOCrackDataset(root_of(images), annotations='masks', pipeline=PIPELINE)
     with pytest.raises(LabelError, match=message):
         dataset[0]
+
+
+def test_masks_whatever_the_names_of_polygons_are(images, mask):
+    (root_of(images) / 'data.yaml').write_text('names: [background, Riss]')
+    dataset = YOLOCrackDataset(root_of(images), annotations='masks', pipeline=PIPELINE)
+    np.testing.assert_array_equal(dataset[0]['gt_seg_map'], mask)
+
+
+def test_masks_of_another_format_are_an_error(images, mask):
+    for path in masks_of(images).iterdir():
+        cv2.imwrite(str(path.with_suffix('.bmp')), mask * 255)
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r'none of the 3 images has a label, .*a\.bmp, .*would be .*a\.png'):
+        YOLOCrackDataset(root_of(images), annotations='masks')
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.slow
+def test_mask_of_200_megapixels(tmp_path):
+    mask = np.zeros((10_000, 20_000), np.uint8)
+    mask[5, 7] = 255
+    cv2.imwrite(str(tmp_path / 'a.png'), mask, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    assert np.argwhere(read_mask(tmp_path / 'a.png')).tolist() == [[5, 7]]
 
 
 def test_check_reads_masks(images, mask):

@@ -3,7 +3,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
@@ -138,6 +138,18 @@ def test_a_crack_one_pixel_wide_does_not_vanish(line):
     np.testing.assert_array_equal(read_mask(line), expected)
 
 
+@pytest.mark.parametrize(('line', 'edge'), [('0 1 .2 1 .8 1 .5', np.s_[:, -1]), ('0 .2 1 .8 1 .5 1', np.s_[-1])])
+def test_a_crack_along_the_far_edge_does_not_vanish(line, edge):
+    label_map = read_mask(line)
+    assert label_map.any()
+    assert label_map.sum() == label_map[edge].sum()
+
+
+def test_a_polygon_with_all_corners_on_the_far_edges_keeps_its_shape():
+    expected = cv2.fillPoly(np.zeros(SHAPE, np.uint8), [np.array([(10, 0), (0, 20), (10, 20)])], 1)
+    np.testing.assert_array_equal(read_mask('0 1 0 0 1 1 1'), expected)
+
+
 def test_box_among_polygons():
     box = '0 0.5 0.5 0.4 0.2'
     message = message_of(f'{TRIANGLE}\n{box}')
@@ -183,6 +195,20 @@ def test_any_text_ends_in_a_mask_or_a_label_error(content, names, boxes):
         assert str(error).startswith('label text, line ')
     else:
         assert label_map.shape == SHAPE
+
+
+positions = st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0, 1)
+
+
+@settings(deadline=None)
+@example(points=[(0, 1), (1, 0), (1, 0)], shape=(1, 1))
+@example(points=[(1, 0.9), (0.9, 1), (1, 1)], shape=(10, 10))
+@given(
+    points=st.lists(st.tuples(positions, positions), min_size=3, max_size=6),
+    shape=hnp.array_shapes(min_dims=2, max_dims=2, max_side=12),
+)
+def test_no_polygon_vanishes(points, shape):
+    assert read_mask('0 ' + ' '.join(f'{x!r} {y!r}' for x, y in points), shape).any()
 
 
 masks = hnp.array_shapes(min_dims=2, max_dims=2, max_side=24).flatmap(lambda shape: hnp.arrays(bool, shape))

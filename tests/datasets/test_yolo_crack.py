@@ -1,4 +1,3 @@
-import logging
 import pickle
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import pytest
 import torch
 from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import ConcatDataset, RepeatDataset
-from mmengine.logging import MMLogger
 from mmseg.datasets.transforms import PackSegInputs
 from mmseg.registry import DATASETS
 from torch._utils import ExceptionWrapper
@@ -35,18 +33,6 @@ def make_dataset(root: Path, label: str = '0 0 0 1 0 1 1 0 1\n', count: int = 3,
 @pytest.fixture
 def root(tmp_path) -> Path:
     return make_dataset(tmp_path / 'cracks')
-
-
-@pytest.fixture
-def log():
-    """The messages that go to mmengine's current logger."""
-    messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    yield messages
-    logger.removeHandler(handler)
 
 
 def labels_of(dataset: YOLOCrackDataset, index: int = 0) -> np.ndarray:
@@ -102,11 +88,20 @@ def test_names_that_agree(tmp_path, names):
         ('[crack, spalling, rust]', r"the names \['rust'\] are not among the dataset's classes"),
         ('[spalling, crack]', r'in another order'),
         ('[cracks]', r"class_map=\{'cracks': None\}"),
+        ('[crack, Crack]', r"are not one for each of .* class_map=\{'crack': 'crack', 'Crack': 'crack'\}\.$"),
     ],
 )
 def test_names_that_disagree(tmp_path, names, message):
     with pytest.raises(ValueError, match=message):
         YOLOCrackDataset(make_dataset(tmp_path, names=names), classes=('crack', 'spalling'))
+
+
+@pytest.mark.parametrize('class_map', [{'0': 'crack'}, {0: 'crack'}])
+def test_names_that_are_numbers(tmp_path, class_map):
+    make_dataset(tmp_path, names="['0']")
+    assert (labels_of(YOLOCrackDataset(tmp_path, class_map=class_map, pipeline=PIPELINE)) == 1).all()
+    with pytest.raises(ValueError, match=r"for instance class_map=\{'0': 'crack'\}"):
+        YOLOCrackDataset(tmp_path)
 
 
 def test_more_classes_than_named_without_names(tmp_path):
@@ -207,6 +202,15 @@ def test_missing_label_can_be_an_error(root):
     (root / 'train/labels/1.txt').unlink()
     with pytest.raises(FileNotFoundError, match=r'1 of 3 images have no label file: .*train/images/1\.png\.'):
         YOLOCrackDataset(root, missing_label='error')
+
+
+def test_arguments_by_position(tmp_path):
+    make_dataset(tmp_path, '0 0.5 0.5 1 1')
+    (tmp_path / 'train/labels/2.txt').unlink()
+    dataset = YOLOCrackDataset(tmp_path, 'train', ('crack',), 'background', 'fill', pipeline=PIPELINE)
+    assert [labels_of(dataset, i).all() for i in range(3)] == [True, True, False]
+    with pytest.raises(FileNotFoundError, match='1 of 3 images have no label file'):
+        YOLOCrackDataset(tmp_path, 'train', ('crack',), 'error', 'fill')
 
 
 def test_boxes_reach_the_transform(tmp_path):

@@ -1,8 +1,10 @@
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from crack_plugin.datasets import yolo_layout
 from crack_plugin.datasets.yolo_layout import SplitFiles, find_split, read_data_yaml
 
 
@@ -81,6 +83,29 @@ def test_folder_above_the_yaml(tmp_path):
     assert Path(label).samefile(tmp_path / 'train/labels/a.txt')
 
 
+def test_entry_that_may_mean_two_folders(tmp_path):
+    touch(tmp_path, 'train/images/a.jpg', 'export/train/images/b.jpg', 'export/train/labels/b.txt')
+    (tmp_path / 'export/data.yaml').write_text('train: ../train/images')
+    with pytest.raises(ValueError, match=r'`train: ../train/images` may mean .*, and both exist'):
+        found(tmp_path / 'export')
+    (tmp_path / 'export/data.yaml').write_text(f'train: {tmp_path}/export/train/images')
+    assert len(found(tmp_path / 'export').pairs) == 1
+
+
+def test_data_yml(tmp_path):
+    touch(tmp_path, 'holdout/images/a.jpg', 'holdout/labels/a.txt')
+    (tmp_path / 'data.yml').write_text('val: holdout/images\nnames: [crack]')
+    assert len(found(tmp_path, 'val').pairs) == 1
+    assert read_data_yaml(tmp_path).names == ['crack']
+
+
+def test_yaml_of_another_name_is_not_read_in_silence(tmp_path, log):
+    (tmp_path / 'dataset.yaml').write_text('names: [rust]')
+    assert read_data_yaml(tmp_path).names is None
+    (message,) = log
+    assert f'{tmp_path}/dataset.yaml is not read' in message
+
+
 def test_several_folders_and_lists(tmp_path):
     touch(tmp_path, *(f'{part}/{kind}' for part in 'ab' for kind in ('images/1.jpg', 'images/2.jpg', 'labels/1.txt')))
     (tmp_path / 'list.txt').write_text(f'a/images/2.jpg\r\n\n{tmp_path}/b/images/1.jpg\n')
@@ -93,6 +118,14 @@ def test_several_folders_and_lists(tmp_path):
     listed = found(tmp_path, 'val')
     assert len(listed.pairs) == 2
     assert listed.orphans == 0  # the label of a/images/1.jpg has its image, if not in this split
+
+
+def test_list_with_an_image_twice(tmp_path, log):
+    touch(tmp_path, 'images/a.jpg', 'labels/a.txt')
+    (tmp_path / 'list.TXT').write_text('images/a.jpg\n./images/a.jpg\n')
+    (tmp_path / 'data.yaml').write_text('train: list.TXT')
+    assert len(found(tmp_path).pairs) == 1
+    assert log == [f'{tmp_path}/list.TXT lists 1 images more than once, which are taken once']
 
 
 def test_labels_beside_the_images(tmp_path):
@@ -147,6 +180,14 @@ def test_entry_that_leads_nowhere(tmp_path):
     assert_message(error, ['`train: ../train/images`', f'{tmp_path}/train/images', f'{tmp_path}/training/images'])
 
 
+def test_list_of_any_names(tmp_path):
+    names = ['a b.jpg', '裂缝.jpg', 'line\u2028break\x85.jpg', os.fsdecode(b'Ri\xdf.jpg')]
+    touch(tmp_path, *(f'images/{name}' for name in names), 'labels/a b.txt')
+    (tmp_path / 'list.txt').write_bytes(b'\xef\xbb\xbf' + os.fsencode('\r\n'.join(f'images/{name}' for name in names)))
+    (tmp_path / 'data.yaml').write_text('train: list.txt')
+    assert {Path(image).name for image, _ in found(tmp_path).pairs} == set(names)
+
+
 def test_list_with_missing_images(tmp_path):
     touch(tmp_path, 'images/a.jpg', 'labels/a.txt')
     (tmp_path / 'list.txt').write_text('images/a.jpg\nimages/b.jpg\nnowhere/c.jpg')
@@ -169,9 +210,24 @@ def test_no_folder_of_labels(tmp_path):
     assert len(found(tmp_path).unlabelled) == 1
 
 
+@pytest.mark.parametrize('stray', ['a_label.txt', 'a.json'])
+def test_labels_of_which_none_fits_are_an_error(tmp_path, stray):
+    touch(tmp_path, 'train/images/a.jpg', 'train/images/b.jpg', f'train/labels/{stray}')
+    with pytest.raises(FileNotFoundError, match=rf'none of the 2 images has a label, .*{stray}.* would be .*/a\.txt'):
+        found(tmp_path)
+
+
+def test_split_without_labels_beside_one_with_labels(tmp_path):
+    touch(tmp_path, 'images/a.jpg', 'images/b.jpg', 'labels/a.txt')
+    (tmp_path / 'list.txt').write_text('images/b.jpg')
+    (tmp_path / 'data.yaml').write_text('test: list.txt')
+    assert len(found(tmp_path, 'test').unlabelled) == 1
+
+
 @pytest.mark.parametrize(
     ('content', 'names'),
     [
+        ("nc: '1'\nnames: [crack]", ['crack']),
         ('nc: 2\nnames: [crack, "1"]', ['crack', '1']),
         ('names: {1: b, 0: a}', ['a', 'b']),
         ("names:\n  '0': a\n", ['a']),
@@ -199,3 +255,21 @@ def test_faulty_data_yaml(tmp_path, content, message):
     (tmp_path / 'data.yaml').write_text(content)
     with pytest.raises(ValueError, match=rf'data\.yaml.*{message}'):
         read_data_yaml(tmp_path)
+
+
+def test_unreadable_data_yaml(tmp_path):
+    (tmp_path / 'data.yaml').symlink_to('nowhere')
+    with pytest.raises(ValueError, match=r'data\.yaml cannot be read: No such file'):
+        read_data_yaml(tmp_path)
+
+
+def test_slow_listing_shows_its_progress_in_the_main_process(tmp_path, monkeypatch, capsys):
+    touch(tmp_path, *(f'train/images/{i}.jpg' for i in range(3)), 'train/labels/0.txt')
+    found(tmp_path)
+    assert capsys.readouterr().err == ''
+    monkeypatch.setattr(yolo_layout, '_SILENT', 0)
+    found(tmp_path)
+    assert "Listing the files of 'train': 4 files" in capsys.readouterr().err
+    monkeypatch.setattr(yolo_layout, 'is_main_process', lambda: False)
+    found(tmp_path)
+    assert capsys.readouterr().err == ''

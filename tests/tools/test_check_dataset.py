@@ -1,5 +1,6 @@
 """`tools/check_dataset.py`."""
 
+import os
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ def check(monkeypatch) -> Callable[..., int]:
 
     def run(*arguments: object) -> int:
         try:
-            main([str(argument) for argument in (*arguments, '--workers', 0)])
+            main(['--workers', '0', *map(str, arguments)])
         except SystemExit as stop:
             return stop.code
         return 0
@@ -71,6 +72,36 @@ def test_warnings_fail_only_when_strict(data, check, capsys):
 def test_split_that_is_not_there(data, check, capsys):
     assert check(data, '--splits', 'train', 'test') == 1
     assert "no split 'test'" in capsys.readouterr().out
+
+
+def test_test_split_is_checked_where_there_is_one(data, check, capsys):
+    (data / 'valid').rename(data / 'test')
+    (data / 'valid').symlink_to(data / 'test')
+    assert check(data) == 0
+    assert 'val, test' in capsys.readouterr().out  # the same pictures in both
+    assert check(data, '--splits', 'train', 'val', '--strict') == 0
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [('--image-size', '0'), ('--samples', '-1'), ('--workers', 'two'), ('--html', '/proc/no/page.html')],
+)
+def test_wrong_use_is_told_before_the_check(data, check, capsys, arguments):
+    assert check(data, *arguments) == 2
+    shown = capsys.readouterr()
+    assert arguments[0] in shown.err
+    assert shown.out == ''
+
+
+def test_name_that_is_no_text(data, check, tmp_path, capsys):
+    name = os.fsdecode(b'Ri\xdf')
+    image = first(data / 'train/images')
+    (data / 'train/labels' / f'{image.stem}.txt').rename(data / f'train/labels/{name}.txt')
+    image.rename(image.with_name(f'{name}.png'))
+    (data / f'train/labels/{name}.txt').write_text('none\n')
+    assert check(data, '--html', tmp_path / 'page.html') == 1
+    for text in (capsys.readouterr().out, (tmp_path / 'page.html').read_text()):
+        assert r'Ri\udcdf.txt, line 1' in text
 
 
 def test_input_resolution(data, check, capsys):

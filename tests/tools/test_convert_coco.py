@@ -87,6 +87,29 @@ def test_masks_are_those_of_pycocotools(convert, tmp_path, content, ring):
     assert not masks[2].any()
 
 
+def test_compressed_run_lengths(convert, tmp_path, content, ring):
+    counts = coco_mask.encode(np.asfortranarray(ring))['counts'].decode()
+    content['annotations'][0]['segmentation']['counts'] = counts
+    run(convert, tmp_path, content)
+    dataset = YOLOCrackDataset(tmp_path / 'out', pipeline=[LoadImageFromFile(), LoadYOLOPolygons()])
+    np.testing.assert_array_equal(dataset[0]['gt_seg_map'], ring)
+
+
+def test_annotations_are_of_the_turned_image(convert, tmp_path, content, capsys):
+    image = Image.new('RGB', SHAPE)
+    image.save(tmp_path / 'photos' / 'a.jpg')
+    assert 'a.jpg has 30 x 41 pixels, but' in error_of(convert, tmp_path, content, capsys)
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / 'photos' / 'a.jpg', exif=exif)
+    run(convert, tmp_path, content)
+
+
+def test_damaged_image_is_named(convert, tmp_path, content, capsys):
+    (tmp_path / 'photos' / 'a.jpg').write_bytes(b'no image')
+    assert 'a.jpg cannot be read' in error_of(convert, tmp_path, content, capsys)
+
+
 def test_classes_keep_their_names(convert, tmp_path, content):
     content['categories'].append({'id': 5, 'name': 'rust', 'supercategory': 'defects'})
     content['annotations'][1]['category_id'] = 5
@@ -101,9 +124,29 @@ def test_classes_keep_their_names(convert, tmp_path, content):
     ('change', 'message'),
     [
         (lambda content: content.pop('categories'), 'has no categories'),
+        (lambda content: content.update(images={}), 'has no images'),
+        (lambda content: content.update(images=[]), '2 annotations, 1 for one, belong to no image'),
+        (lambda content: content.update(images=[], annotations=[]), 'there is not one image'),
+        (lambda content: content.update(categories=[], annotations=[]), 'there is not one category'),
+        (lambda content: content['categories'].append({'id': 2, 'name': 'crack'}), 'two categories have one name'),
+        (lambda content: content['images'][1].pop('height'), 'entry 2 of images has no proper height'),
+        (
+            lambda content: content['annotations'].append(3),
+            'entry 3 of annotations has no proper id and no proper image',
+        ),
+        (lambda content: content['images'][1].update(id=7), 'two entries of images have the id 7'),
+        (lambda content: content['images'][1].update(height=31), 'b.jpg has 41 x 30 pixels, but'),
         (lambda content: content['annotations'][0].update(category_id=9), 'categories [9], which are not described'),
         (lambda content: content['annotations'][0].update(segmentation=[]), 'annotation 1 is a box'),
         (lambda content: content['annotations'][1].update(segmentation=['x']), 'annotation 2 has a segmentation'),
+        (lambda content: content['annotations'][1].update(segmentation=[[1e9, 1, 1, 2, 2, 2]]), 'more than one pixel'),
+        (
+            lambda content: content['annotations'][1]['segmentation'][0].__setitem__(0, float('nan')),
+            'more than one pixel',
+        ),
+        (lambda content: content['annotations'][0]['segmentation'].update(size=[41, 30]), 'run lengths for [41, 30]'),
+        (lambda content: content['annotations'][0]['segmentation'].update(counts=[3]), 'do not fill its image'),
+        (lambda content: content['annotations'][0]['segmentation'].update(counts='zzzz'), 'do not fill its image'),
         (lambda content: content['images'][0].update(file_name='z.jpg'), '1 of 3 images do not exist'),
     ],
 )
@@ -118,3 +161,5 @@ def test_what_was_written_is_kept(convert, tmp_path, content, capsys):
     assert 'has 3 of the labels already' in error_of(convert, tmp_path, content, capsys)
     content['categories'][1]['name'] = 'Riss'
     assert 'from an earlier split' in error_of(convert, tmp_path, content, capsys)
+    (tmp_path / 'out' / 'data.yaml').write_text('nothing')
+    assert 'data.yaml holds no' in error_of(convert, tmp_path, content, capsys)

@@ -53,6 +53,24 @@ def test_pictures_stay_together_and_nothing_is_lost(export, tmp_path, tool):
     assert not {source_name(str(image)) for image in train} & {source_name(str(image)) for image in valid}
 
 
+def test_test_images_stay_apart(export, tmp_path, tool):
+    for kind, suffix in (('images', 'jpg'), ('labels', 'txt')):
+        (export / 'test' / kind).mkdir(parents=True)
+        (export / 'test' / kind / f'held.{suffix}').touch()
+    tool['main']([str(export), str(tmp_path / 'split')])
+    assert files_of(tmp_path / 'split', 'test') == [(export / 'test/images/held.jpg').resolve()]
+    assert len(files_of(tmp_path / 'split', 'train')) == 102
+
+
+def test_masks_can_be_split(export, tmp_path, tool):
+    (export / 'train/labels').rename(export / 'train/masks')
+    for mask in (export / 'train/masks').iterdir():
+        mask.rename(mask.with_suffix('.png'))
+    tool['main']([str(export), str(tmp_path / 'split'), '--annotations', 'masks'])
+    dataset = YOLOCrackDataset(tmp_path / 'split', 'valid', annotations='masks', missing_label='error')
+    assert len(dataset) == 18
+
+
 def test_same_seed_same_split(export, tmp_path, tool):
     lists = []
     for name, seed in (('a', 1), ('b', 1), ('c', 2)):
