@@ -15,7 +15,7 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,16 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.device import get_device
 from mmengine.runner.amp import autocast
-from mmengine.utils import ProgressBar
 from mmseg.registry import MODELS, TRANSFORMS
+from torch import Tensor
+from tqdm import tqdm
 
 from crack_plugin.models import SAM3TextLoRA
 from crack_plugin.visualization.panels import overlay
 
 MASKS, OVERLAYS, TABLE, SETTINGS = 'masks', 'overlays', 'predictions.csv', 'predict.json'
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+MANY_WINDOWS = 100
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
 
 
@@ -133,6 +135,8 @@ class Predictor:
         dataset = cfg.test_dataloader.dataset
         pipeline = [step for step in _pipeline(cfg) if step['type'] != 'LoadAnnotations']
         self.model = init_model(cfg, checkpoint, device=device)
+        if isinstance(self.model, SAM3TextLoRA):
+            self.model.window_progress = show_windows
         self.fp16 = (cfg.get('test_cfg') or {}).get('fp16', False)
         # Reads files, and takes arrays as they are.
         self.load = TRANSFORMS.build({**pipeline[0], 'type': 'InferencerLoader'})
@@ -142,12 +146,12 @@ class Predictor:
         numbers = [str(label) for label in range(1, max(self.model.out_channels, 2))]
         self.class_names = next((list(some) for some in names if some and len(some) == len(numbers)), numbers)
 
-    def __call__(self, image: str | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def __call__(self, image: str | np.ndarray) -> tuple[np.ndarray, np.ndarray, list[float]]:
         """Predict an image file, or a BGR array of shape (H, W, 3).
 
         Returns:
-            The image, RGB of shape (H, W, 3), uint8; labels, shape (H, W), uint8; probabilities of the K foreground
-            classes, shape (K, H, W).
+            The image, RGB of shape (H, W, 3), uint8; labels, shape (H, W), uint8; for each foreground class the mean
+            probability over the pixels that are predicted as it, 0 if there are none.
 
         Raises:
             UnreadableError: The file cannot be decoded.
@@ -161,11 +165,33 @@ class Predictor:
         batch = {'inputs': [data['inputs']], 'data_samples': [data['data_samples']]}
         with torch.no_grad(), autocast(enabled=self.fp16):
             sample = self.model.test_step(batch)[0]
-        logits = sample.seg_logits.data.float()
-        # MMSegmentation stores probabilities for a head with one channel.
-        probabilities = logits if len(logits) == 1 else logits.softmax(dim=0)[1:]
-        labels = sample.pred_sem_seg.data.squeeze(0)
-        return shown, labels.cpu().numpy().astype(np.uint8), probabilities.cpu().numpy()
+        labels = sample.pred_sem_seg.data.squeeze(0).to(torch.uint8)
+        return shown, labels.cpu().numpy(), class_scores(sample.seg_logits.data, labels)
+
+
+def show_windows(batches: Sequence) -> Iterable:
+    """A progress bar over the windows of a large image; none for a small one."""
+    return tqdm(batches, desc='windows', leave=False, disable=len(batches) < MANY_WINDOWS)
+
+
+def class_scores(logits: Tensor, labels: Tensor) -> list[float]:
+    """Mean probability of each foreground class over the pixels predicted as it; 0 if there are none.
+
+    Args:
+        logits: Shape (K + 1, H, W), or probabilities of shape (1, H, W), which MMSegmentation stores for a head with
+            one channel.
+        labels: Shape (H, W).
+    """
+    classes = max(1, len(logits) - 1)
+    sums, counts = np.zeros(classes), np.zeros(classes)
+    for label in range(1, classes + 1):
+        # Row by row in strips: the probabilities of a large photograph would take as much memory as its logits.
+        for scores, predicted in zip(logits.split(64, dim=1), (labels == label).split(64), strict=True):
+            chosen = scores[:, predicted].float()
+            probability = chosen[0] if len(chosen) == 1 else chosen.softmax(dim=0)[label]
+            sums[label - 1] += probability.sum(dtype=torch.float64).item()
+            counts[label - 1] += len(probability)
+    return (sums / np.maximum(counts, 1)).tolist()
 
 
 def predict_all(
@@ -189,8 +215,11 @@ def predict_all(
     failures: list[str] = []
     rows = [row for group in done.values() for row in group]
     write_table(out / TABLE, rows)
-    bar = ProgressBar(sum(_frame_count(source) for source in sources) - skipped)
-    with (out / TABLE).open('a', newline='', encoding='utf-8') as file:
+    total = sum(_frame_count(source) for source in sources) - skipped
+    with (
+        (out / TABLE).open('a', newline='', encoding='utf-8') as file,
+        tqdm(total=total, desc='images') as bar,
+    ):
         writer = csv.writer(file, lineterminator='\n')
         for source in sources:
             try:
@@ -206,41 +235,24 @@ def predict_all(
                 failures.append(str(error))
                 if not source.is_video:
                     bar.update()
-    print()
     write_table(out / TABLE, sorted(rows, key=lambda row: row.mask))
     return failures
 
 
 def predict_one(image: str | np.ndarray, source: Source, mask: str, predictor: Predictor, out: Path) -> list[Row]:
     """Predict an image, write its mask and overlay, and measure it."""
-    shown, labels, probabilities = predictor(image)
+    shown, labels, scores = predictor(image)
     several = len(predictor.class_names) > 1
     painted = overlay(shown, labels)[..., ::-1]
     place = Path(mask).relative_to(MASKS)
     _write(out / OVERLAYS / place.with_suffix('.jpg'), cv2.imencode('.jpg', painted)[1].tobytes())
     _write(out / mask, cv2.imencode('.png', labels if several else 255 * labels)[1].tobytes())
-    return measure(labels, probabilities, predictor.class_names, str(source.path), mask)
-
-
-def measure(
-    labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], image: str, mask: str
-) -> list[Row]:
-    """Area and score of each class.
-
-    Args:
-        labels: Shape (H, W).
-        probabilities: Shape (K, H, W).
-        class_names: Of the K classes.
-        image: For the column of that name.
-        mask: For the column of that name.
-    """
     height, width = labels.shape
     rows = []
-    for label, (name, probability) in enumerate(zip(class_names, probabilities, strict=True), start=1):
-        predicted = labels == label
-        pixels = int(predicted.sum())
-        score = float(probability[predicted].mean(dtype=np.float64)) if pixels else 0.0
-        rows.append(Row(image, mask, width, height, name, pixels, round(pixels / predicted.size, 8), round(score, 6)))
+    for label, (name, score) in enumerate(zip(predictor.class_names, scores, strict=True), start=1):
+        pixels = int(np.count_nonzero(labels == label))
+        share = round(pixels / labels.size, 8)
+        rows.append(Row(str(source.path), mask, width, height, name, pixels, share, round(score, 6)))
     return rows
 
 
