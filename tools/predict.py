@@ -2,7 +2,8 @@
 
 IMAGES are image files, folders (with their subfolders), quoted patterns such as 'site/**/*.jpg', or videos, of which
 every frame is predicted. For each image OUT/masks gets a PNG (0/255; with several classes a label map, 0 for the
-background), OUT/overlays a JPEG, and OUT/predictions.csv a row per class.
+background), OUT/overlays a JPEG, and OUT/predictions.csv a row per class. With --measure, OUT/measurements.csv has
+length, width, orientation and density of the cracks as well.
 
 An interrupted run goes on where it stopped when the same command is given again. A file that cannot be read does not
 stop the others: all such files are listed at the end, and the exit code is 1.
@@ -33,10 +34,24 @@ from mmseg.registry import MODELS, TRANSFORMS
 from torch import Tensor
 from tqdm import tqdm
 
+from crack_plugin.evaluation.geometry import CrackGeometry, measure_cracks
 from crack_plugin.models import SAM3TextLoRA
 from crack_plugin.visualization.panels import overlay
 
 MASKS, OVERLAYS, TABLE, SETTINGS = 'masks', 'overlays', 'predictions.csv', 'predict.json'
+MEASUREMENTS = 'measurements.csv'
+MEASURED_COLUMNS = [
+    'image',
+    'mask',
+    'class_name',
+    'unit',
+    'length',
+    'mean_width',
+    'max_width',
+    'orientation',
+    'alignment',
+    'density',
+]
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 MANY_WINDOWS = 100
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
@@ -97,10 +112,35 @@ class Row:
 COLUMNS = [field.name for field in fields(Row)]
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """A row of measurements.csv: one class in one image.
+
+    Attributes:
+        row: The same in predictions.csv.
+        unit: Of length and widths; density is one by it.
+        cracks: What was measured, in that unit.
+    """
+
+    row: Row
+    unit: str
+    cracks: CrackGeometry
+
+    def cells(self) -> list[str | float]:
+        """Cells of :data:`MEASURED_COLUMNS`."""
+        row, cracks = self.row, self.cracks
+        orientation = '' if cracks.orientation is None else round(cracks.orientation, 2) % 180
+        sizes = (round(value, 4) for value in (cracks.length, cracks.mean_width, cracks.max_width))
+        directions = (orientation, round(cracks.alignment, 4))
+        return [row.image, row.mask, row.class_name, self.unit, *sizes, *directions, round(cracks.density, 8)]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line ``argv`` (None: the process's)."""
     parser = _build_parser()
     args = parser.parse_args(argv)
+    if args.mm_per_pixel is not None and not args.measure:
+        parser.error('--mm-per-pixel is the scale of --measure: give both')
     with readable_errors(parser):
         cfg = _load_config(parser, args)
         settings = _settings(cfg, args)
@@ -113,6 +153,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         _check_names(parser, sources, done)
         _write(args.out / SETTINGS, json.dumps(settings, indent=2).encode())
         failures = predict_all(sources, predictor, args.out, done)
+        if args.measure:
+            measurements = measure_all(args.out, predictor.class_names, args.mm_per_pixel)
+            print('\n'.join(summaries(measurements)))
     print(f'Results in {args.out}')
     if failures:
         listed = '\n'.join(f'  {failure}' for failure in failures)
@@ -256,6 +299,50 @@ def predict_one(image: str | np.ndarray, source: Source, mask: str, predictor: P
     return rows
 
 
+def measure_all(out: Path, class_names: Sequence[str], mm_per_pixel: float | None) -> list[Measurement]:
+    """Measure all masks of ``out``, those of earlier runs as well, and write measurements.csv.
+
+    Args:
+        out: Folder with masks and predictions.csv.
+        class_names: Of the K classes.
+        mm_per_pixel: Millimetres a pixel; None for results in pixels.
+    """
+    unit, scale = ('px', 1.0) if mm_per_pixel is None else ('mm', mm_per_pixel)
+    measurements = []
+    for mask, rows in tqdm(read_table(out / TABLE, len(class_names)).items(), desc='measuring'):
+        labels = np.asarray(cv2.imread(str(out / mask), cv2.IMREAD_UNCHANGED))
+        for label, row in enumerate(rows, start=1):
+            of_class = labels == (label if len(rows) > 1 else 255)
+            measurements.append(Measurement(row, unit, measure_cracks(of_class).scaled(scale)))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(MEASURED_COLUMNS)
+    writer.writerows(measurement.cells() for measurement in measurements)
+    _write(out / MEASUREMENTS, text.getvalue().encode())
+    return measurements
+
+
+def summaries(measurements: Sequence[Measurement]) -> list[str]:
+    """A line for each class over all images."""
+    by_class: dict[str, list[Measurement]] = {}
+    for measurement in measurements:
+        by_class.setdefault(measurement.row.class_name, []).append(measurement)
+    lines = []
+    for name, group in by_class.items():
+        found = [measurement for measurement in group if measurement.cracks.length]
+        if not found:
+            lines.append(f'{name}: in none of {len(group):,} images')
+            continue
+        unit, lengths = group[0].unit, [measurement.cracks.length for measurement in found]
+        mean = np.average([measurement.cracks.mean_width for measurement in found], weights=lengths)
+        widest = max(found, key=lambda measurement: measurement.cracks.max_width)
+        lines.append(
+            f'{name}: in {len(found):,} of {len(group):,} images, {sum(lengths):,.1f} {unit} long in all, '
+            f'{mean:.2f} {unit} wide on average, at most {widest.cracks.max_width:.2f} {unit} ({widest.row.mask})'
+        )
+    return lines
+
+
 def read_table(table: Path, classes: int) -> dict[str, list[Row]]:
     """Rows of the images that are complete, by mask: a row for each class, and mask and overlay on disk."""
     if not table.is_file():
@@ -357,6 +444,12 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar=('CROP', 'STRIDE'),
         help='predict in square windows of CROP pixels, one every STRIDE pixels, for large images',
     )
+    parser.add_argument(
+        '--measure', action='store_true', help='length, width, orientation and density of the cracks in each image'
+    )
+    parser.add_argument(
+        '--mm-per-pixel', type=_positive, metavar='MM', help='scale of the photographs, to measure in millimetres'
+    )
     parser.add_argument('--device', default=get_device(), help='default: %(default)s')
     parser.add_argument('--overwrite', action='store_true', help='predict everything again and begin a new table')
     parser.add_argument(
@@ -375,6 +468,13 @@ def _existing_folder(path: str) -> str:
     if not Path(path).is_dir():
         raise argparse.ArgumentTypeError(f'{path} is no folder')
     return path
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float('inf'):
+        raise argparse.ArgumentTypeError(f'{text} is no size of a pixel')
+    return value
 
 
 def _load_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Config:

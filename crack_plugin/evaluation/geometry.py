@@ -26,8 +26,8 @@ class CrackGeometry:
         length: Of the centrelines, branches included, from tip to tip.
         mean_width: Over the length; 0 without a crack.
         max_width: At the widest place; 0 without a crack.
-        orientation: Mean direction of the centrelines in degrees, in [0, 180): 0 is horizontal, 45 rises to the right, 90
-            is vertical. None without a crack, and where all directions balance.
+        orientation: Mean direction of the centrelines in degrees, in [0, 180): 0 is horizontal, 45 rises to the right,
+            90 is vertical. None without a crack, and where all directions balance.
         alignment: How much the directions agree with ``orientation``, from 0 (all directions, as in map cracking) to 1
             (parallel).
         density: Length by area of the image.
@@ -91,8 +91,8 @@ def measure_cracks(mask: np.ndarray) -> CrackGeometry:
       distance from its centre to the nearest background pixel's: the outline runs half a pixel before that pixel's
       centre on both sides. Centres are tried half a pixel around the skeleton too, because the middle of an even number
       of pixels lies between two of them. Within 0.25 px for cracks along the axes, within 0.7 px for any other.
-    - Orientation: the mean of axial data by doubled angles (Mardia and Jupp, Directional Statistics, 2000, section
-      1.5): half the direction of the sum of length * (cos 2 a, sin 2 a); alignment is the length of that sum by the
+    - Orientation: the mean of axial data by doubled angles (Mardia and Jupp, Directional Statistics, 2000):
+      half the direction of the sum of length * (cos 2 a, sin 2 a); alignment is the length of that sum by the
       length of the cracks.
 
     Args:
@@ -121,7 +121,7 @@ def measure_cracks(mask: np.ndarray) -> CrackGeometry:
     widths = _widths(skeleton.pixels, background)
     # Half of each step belongs to either of its nodes.
     shares = np.bincount(skeleton.edges.ravel(), np.repeat(lengths, 2) / 2, minlength=len(widths))
-    shares += _lengths_to_tips(skeleton, path, widths, mask)
+    shares = shares + _lengths_to_tips(skeleton, path, widths, mask)
     length = float(shares.sum())
     return CrackGeometry(
         length=length,
@@ -136,8 +136,8 @@ def measure_cracks(mask: np.ndarray) -> CrackGeometry:
 def skeleton_graph(skeleton: np.ndarray) -> Skeleton:
     """Join the pixels of a skeleton with their neighbours.
 
-    A diagonal step is none where two straight ones lead the same way: mixed adjacency (Gonzalez and Woods, Digital Image
-    Processing, section 2.5), without which corners and junctions would be counted twice.
+    A diagonal step is none where two straight ones lead the same way: mixed adjacency (Gonzalez and Woods, Digital
+    Image Processing, section 2.5), without which corners and junctions would be counted twice.
 
     Args:
         skeleton: Shape (H, W), bool.
@@ -226,5 +226,5 @@ def _lengths_to_tips(skeleton: Skeleton, path: np.ndarray, widths: np.ndarray, m
         places = path[end] + distances[:, None] * direction / np.hypot(*direction)
         # Between the centres of pixels the mask is bilinear, so that the outline is where it passes a half.
         inside = ndimage.map_coordinates(mask, places.T, output=float, order=1, mode='grid-constant') >= 0.5
-        lacking[end] = distances[np.argmin(inside)] if not inside.all() else distances[-1]
+        lacking[end] = distances[max(0, int(np.argmin(inside)) - 1)] if not inside.all() else distances[-1]
     return lacking
