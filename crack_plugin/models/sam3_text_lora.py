@@ -437,14 +437,11 @@ class SAM3TTAModel(SegTTAModel):
         """Into the samples of the first augmentation."""
         merged: SampleList = []
         count = 0
-        for count, samples in enumerate(augmentations, start=1):  # noqa: B007 - the number of them is what is wanted
-            for sample in samples:
-                _softmax_(sample.seg_logits.data)
-            if not merged:
-                merged = list(samples)
-                continue
-            for total, sample in zip(merged, samples, strict=True):
-                total.seg_logits.data.add_(sample.seg_logits.data)
+        for samples in augmentations:
+            _add_probabilities(merged, samples)
+            count += 1
+            # Or they would live on while the next augmentation is predicted.
+            del samples
         for sample in merged:
             probabilities = sample.seg_logits.data.div_(count)
             logits = probabilities.clamp_min_(torch.finfo(probabilities.dtype).tiny).log_()
@@ -513,6 +510,18 @@ def _strips(height: int, width: int) -> Iterator[slice]:
     """Rows of an image, some 2 ** 16 pixels at a time: what is computed from a strip is small beside the image."""
     rows = max(1, 2**16 // max(1, width))
     return (slice(start, start + rows) for start in range(0, height, rows))
+
+
+def _add_probabilities(totals: SampleList, samples: Sequence[SegDataSample]) -> None:
+    """Turn the logits of samples into probabilities, and add them to those in ``totals``, which may be empty."""
+    for sample in samples:
+        _softmax_(sample.seg_logits.data)
+        sample.pop('pred_sem_seg', None)
+    if not totals:
+        totals += samples
+        return
+    for total, sample in zip(totals, samples, strict=True):
+        total.seg_logits.data.add_(sample.seg_logits.data)
 
 
 def _softmax_(logits: Tensor) -> None:
