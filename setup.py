@@ -13,6 +13,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = 'crack_plugin'
+EXPORT = ['onnx', 'onnxruntime', 'onnxscript']
 MIM_CONTENT = ('configs', 'tools', 'model-index.yml')
 
 
@@ -92,6 +93,8 @@ setup(
         'full': ['mmcv>=2.1,<2.2'],
         # For tools/convert_coco_to_yolo.py.
         'coco': ['pycocotools'],
-        'dev': ['hypothesis', 'mypy', 'pycocotools', 'pytest', 'pytest-timeout', 'ruff'],
+        # For tools/export.py; onnxscript is what torch.onnx.export works with.
+        'export': EXPORT,
+        'dev': ['hypothesis', 'mypy', 'pycocotools', 'pytest', 'pytest-timeout', 'ruff', *EXPORT],
     },
 )

@@ -225,7 +225,7 @@ def encode_images(model: Sam3, pixel_values: Tensor) -> tuple[list[Tensor], Tens
     backbone = model.vision_encoder.backbone
     hidden = backbone(pixel_values).last_hidden_state
     side = pixel_values.shape[-1] // backbone.config.patch_size
-    grid = hidden.view(len(hidden), side, side, -1).permute(0, 3, 1, 2)
+    grid = hidden.view(hidden.shape[0], side, side, -1).permute(0, 3, 1, 2)
     neck = model.vision_encoder.neck
     pyramid = [layer(grid) for layer in neck.fpn_layers[:-1]]
     coarsest = pyramid[-1]
@@ -247,7 +247,7 @@ def decode_semantic(
     Returns:
         Semantic logits, shape (N, K, 4s, 4s).
     """
-    images, classes = len(pyramid[0]), len(prompts)
+    images, classes = pyramid[0].shape[0], len(prompts)
     pyramid = [_pair(level, classes) for level in pyramid]
     prompts = prompts.repeat(images, 1, 1)
     prompt_mask = prompt_mask.repeat(images, 1)
