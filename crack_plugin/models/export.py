@@ -82,10 +82,10 @@ def export(segmentor: SAM3TextLoRA, path: str | Path, file_format: str) -> float
     path = Path(path)
     module = SemanticPath(segmentor).eval()
     images = torch.randn(2, 3, segmentor.image_size, segmentor.image_size, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected = module(images).numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}-') as folder:
+    scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}-')
+    with torch.no_grad(), scratch as folder:
+        expected = module(images).numpy()
         # Under its own name, which an ONNX file with weights beside it refers to.
         file = Path(folder, path.name)
         write, run = (_write_onnx, _run_onnx) if file_format == 'onnx' else (_write_pt2, _run_pt2)
@@ -156,5 +156,4 @@ def _write_pt2(module: nn.Module, images: Tensor, path: Path, description: str) 
 
 
 def _run_pt2(path: Path, images: Tensor) -> np.ndarray:
-    with torch.no_grad():
-        return torch.export.load(path).module()(images).numpy()
+    return torch.export.load(path).module()(images).numpy()

@@ -73,7 +73,9 @@ def test_tool_writes_what_plain_torch_runs(tiny_config: Path, tmp_path: Path, mo
     monkeypatch.syspath_prepend(TOOLS)
     tool = runpy.run_path(str(TOOLS / 'export.py'))
     out = tmp_path / 'deployed' / 'model.pt2'
-    tool['main']([str(tiny_config), str(out), '--checkpoint', str(tmp_path / 'weights.pth')])
+    # As configs/sam3_lora_crack_lowmem.py has it
+    options = ['--cfg-options', 'model.dtype=bfloat16', 'model.activation_checkpointing=True']
+    tool['main']([str(tiny_config), str(out), '--checkpoint', str(tmp_path / 'weights.pth'), *options])
     assert f'Wrote {out}' in capsys.readouterr().out
 
     extra = {'crack_plugin': ''}
@@ -111,12 +113,15 @@ def test_models_that_cannot_be_exported(arguments: dict, message: str, tmp_path:
         export.export(SAM3TextLoRA(base=TINY_SAM3, **arguments), tmp_path / 'model.pt2', 'pt2')
 
 
-def test_tool_wants_a_known_suffix(tiny_config: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_tool_refuses_other_suffixes_and_models(tiny_config: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.syspath_prepend(TOOLS)
     tool = runpy.run_path(str(TOOLS / 'export.py'))
-    with pytest.raises(SystemExit):
-        tool['main']([str(tiny_config), str(tmp_path / 'model.pb')])
-    assert '.onnx or .pt2' in capsys.readouterr().err
+    other = tmp_path / 'unet.py'
+    other.write_text("model = dict(type='EncoderDecoder')")
+    for config, name, message in ((tiny_config, 'model.pb', '.onnx or .pt2'), (other, 'model.pt2', 'EncoderDecoder')):
+        with pytest.raises(SystemExit):
+            tool['main']([str(config), str(tmp_path / name)])
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
