@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from crack_plugin.datasets.synthetic import draw
+from crack_plugin.models.sliding import window_starts
 
 ROOT = Path(__file__).resolve().parents[1]
 TILE = 1000
@@ -143,8 +144,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.one:
         print(json.dumps(measure(args.config, args.one, *args.slide)))
         return
-    print('| megapixels | seconds per megapixel | of them decoding | memory above the model, MiB | bytes per pixel |')
-    print('|---|---|---|---|---|')
+    print(
+        '| megapixels | windows | s per megapixel | ms per window | decoding alone, s | memory, MiB | bytes per pixel |'
+    )
+    print('|---|---|---|---|---|---|---|')
     for megapixels in args.megapixels:
         with tempfile.TemporaryDirectory() as folder:
             image = Path(folder, 'photograph.jpg')
@@ -155,9 +158,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = json.loads(run.stdout.splitlines()[-1])
         grown = result['after'] - result['before']
         more = megapixels * 1e6 - sum(args.slide) ** 2
+        windows = len(window_starts(round((megapixels * 1e6) ** 0.5), *args.slide)) ** 2
+        seconds = result['seconds']
         print(
-            f'| {megapixels:g} | {result["seconds"] / megapixels:.2f} | {result["decoding"] / megapixels:.3f} '
-            f'| {grown / 2**20:.0f} | {grown / more:.1f} |',
+            f'| {megapixels:g} | {windows:,} | {seconds / megapixels:.2f} | {1e3 * seconds / windows:.0f} '
+            f'| {result["decoding"]:.2f} | {grown / 2**20:.0f} | {grown / more:.1f} |',
             flush=True,
         )
 
