@@ -14,6 +14,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 PACKAGE = 'crack_plugin'
 ALBUMENTATIONS = 'albumentations>=2,<3'
+EXPORT = ['onnx', 'onnxruntime', 'onnxscript']
 MIM_CONTENT = ('configs', 'tools', 'model-index.yml')
 
 
@@ -96,6 +97,8 @@ setup(
         # For configs/sam3_lora_crack_aug.py. Brings opencv-python-headless, which fills the same folder as
         # opencv-python: of the same version, both hold the same files but for the windows of cv2.imshow.
         'aug': [ALBUMENTATIONS],
-        'dev': [ALBUMENTATIONS, 'hypothesis', 'mypy', 'pycocotools', 'pytest', 'pytest-timeout', 'ruff'],
+        # For tools/export.py; onnxscript is what torch.onnx.export works with.
+        'export': EXPORT,
+        'dev': [ALBUMENTATIONS, 'hypothesis', 'mypy', 'pycocotools', 'pytest', 'pytest-timeout', 'ruff', *EXPORT],
     },
 )

@@ -59,6 +59,20 @@ def config_file(path: str) -> str:
     return path
 
 
+def checkpoint_file(path: str) -> str:
+    """Argparse type: an existing checkpoint file, or an address mmengine can fetch (``https://``, ``s3://``, ...)."""
+    if re.match(r'[\w-]+://', path):
+        return path
+    if Path(path).is_dir():
+        raise argparse.ArgumentTypeError(
+            f'{path} is a folder, not a checkpoint file. To test a PEFT adapter folder, leave the checkpoint out and '
+            f'add: --cfg-options model.adapter={path}'
+        )
+    if not Path(path).is_file():
+        raise argparse.ArgumentTypeError(f'checkpoint not found: {path}')
+    return path
+
+
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that training and testing have in common, named and meant as in MMSegmentation's tools."""
     parser.add_argument('config', type=config_file, help='config file')
@@ -156,6 +170,45 @@ def load_config(args: argparse.Namespace) -> Config:
     elif not cfg.get('work_dir'):
         cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
     return cfg
+
+
+def add_trained_model_arguments(parser: argparse.ArgumentParser, out: str, required: bool) -> None:
+    """Add what names a trained model and where to write what becomes of it; for :func:`load_trained_config`.
+
+    Args:
+        parser: To add to.
+        out: What ``out`` is, for the help.
+        required: Whether there have to be trained weights.
+    """
+    parser.add_argument('config', type=config_file, help='config file the model was trained with')
+    parser.add_argument('out', type=Path, help=out)
+    source = parser.add_mutually_exclusive_group(required=required)
+    source.add_argument('--checkpoint', type=checkpoint_file, help='checkpoint of a training')
+    source.add_argument('--adapter', type=Path, metavar='DIR', help='PEFT adapter folder')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=KeyValueAction, metavar='KEY=VALUE', help='override config values'
+    )
+
+
+def load_trained_config(args: argparse.Namespace) -> Config:
+    """The config that ``args`` of :func:`add_trained_model_arguments` name, with overrides and adapter."""
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.adapter is not None:
+        cfg.model.adapter = str(args.adapter)
+    return cfg
+
+
+def build_trained_model(cfg: Config, checkpoint: str | None) -> Any:
+    """Build the model of ``cfg`` on the CPU, and load its weights."""
+    from mmengine.runner import load_checkpoint
+    from mmseg.registry import MODELS
+
+    model = MODELS.build(cfg.model)
+    if checkpoint is not None:
+        load_checkpoint(model, checkpoint, map_location='cpu')
+    return model
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 IMAGES are image files, folders (with their subfolders), quoted patterns such as 'site/**/*.jpg', or videos, of which
 every frame is predicted. For each image OUT/masks gets a PNG (0/255; with several classes a label map, 0 for the
-background), OUT/overlays a JPEG, and OUT/predictions.csv a row per class.
+background), OUT/overlays a JPEG, and OUT/predictions.csv a row per class. With --measure, OUT/measurements.csv has
+length, width, orientation and density of the cracks as well.
 
 An interrupted run goes on where it stopped when the same command is given again. A file that cannot be read does not
 stop the others: all such files are listed at the end, and the exit code is 1.
@@ -15,7 +16,7 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,30 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.device import get_device
 from mmengine.runner.amp import autocast
-from mmengine.utils import ProgressBar
 from mmseg.registry import MODELS, TRANSFORMS
+from torch import Tensor
+from tqdm import tqdm
 
+from crack_plugin.evaluation.geometry import CrackGeometry, measure_cracks
 from crack_plugin.models import SAM3TextLoRA
 from crack_plugin.visualization.panels import overlay
 
 MASKS, OVERLAYS, TABLE, SETTINGS = 'masks', 'overlays', 'predictions.csv', 'predict.json'
+MEASUREMENTS = 'measurements.csv'
+MEASURED_COLUMNS = [
+    'image',
+    'mask',
+    'class_name',
+    'unit',
+    'length',
+    'mean_width',
+    'max_width',
+    'orientation',
+    'alignment',
+    'density',
+]
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+MANY_WINDOWS = 100
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
 
 
@@ -95,10 +112,35 @@ class Row:
 COLUMNS = [field.name for field in fields(Row)]
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """A row of measurements.csv: one class in one image.
+
+    Attributes:
+        row: The same in predictions.csv.
+        unit: Of length and widths; density is one by it.
+        cracks: What was measured, in that unit.
+    """
+
+    row: Row
+    unit: str
+    cracks: CrackGeometry
+
+    def cells(self) -> list[str | float]:
+        """Cells of :data:`MEASURED_COLUMNS`."""
+        row, cracks = self.row, self.cracks
+        orientation = '' if cracks.orientation is None else round(cracks.orientation, 2) % 180
+        sizes = (round(value, 4) for value in (cracks.length, cracks.mean_width, cracks.max_width))
+        directions = (orientation, round(cracks.alignment, 4))
+        return [row.image, row.mask, row.class_name, self.unit, *sizes, *directions, round(cracks.density, 8)]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line ``argv`` (None: the process's)."""
     parser = _build_parser()
     args = parser.parse_args(argv)
+    if args.mm_per_pixel is not None and not args.measure:
+        parser.error('--mm-per-pixel is the scale of --measure: give both')
     with readable_errors(parser):
         cfg = _load_config(parser, args)
         settings = _settings(cfg, args)
@@ -111,6 +153,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         _check_names(parser, sources, done)
         _write(args.out / SETTINGS, json.dumps(settings, indent=2).encode())
         failures = predict_all(sources, predictor, args.out, done)
+        if args.measure:
+            measurements = measure_all(args.out, predictor.class_names, args.mm_per_pixel)
+            print('\n'.join(summaries(measurements)))
     print(f'Results in {args.out}')
     if failures:
         listed = '\n'.join(f'  {failure}' for failure in failures)
@@ -133,6 +178,8 @@ class Predictor:
         dataset = cfg.test_dataloader.dataset
         pipeline = [step for step in _pipeline(cfg) if step['type'] != 'LoadAnnotations']
         self.model = init_model(cfg, checkpoint, device=device)
+        if isinstance(self.model, SAM3TextLoRA):
+            self.model.window_progress = show_windows
         self.fp16 = (cfg.get('test_cfg') or {}).get('fp16', False)
         # Reads files, and takes arrays as they are.
         self.load = TRANSFORMS.build({**pipeline[0], 'type': 'InferencerLoader'})
@@ -142,12 +189,12 @@ class Predictor:
         numbers = [str(label) for label in range(1, max(self.model.out_channels, 2))]
         self.class_names = next((list(some) for some in names if some and len(some) == len(numbers)), numbers)
 
-    def __call__(self, image: str | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def __call__(self, image: str | np.ndarray) -> tuple[np.ndarray, np.ndarray, list[float]]:
         """Predict an image file, or a BGR array of shape (H, W, 3).
 
         Returns:
-            The image, RGB of shape (H, W, 3), uint8; labels, shape (H, W), uint8; probabilities of the K foreground
-            classes, shape (K, H, W).
+            The image, RGB of shape (H, W, 3), uint8; labels, shape (H, W), uint8; for each foreground class the mean
+            probability over the pixels that are predicted as it, 0 if there are none.
 
         Raises:
             UnreadableError: The file cannot be decoded.
@@ -161,11 +208,33 @@ class Predictor:
         batch = {'inputs': [data['inputs']], 'data_samples': [data['data_samples']]}
         with torch.no_grad(), autocast(enabled=self.fp16):
             sample = self.model.test_step(batch)[0]
-        logits = sample.seg_logits.data.float()
-        # MMSegmentation stores probabilities for a head with one channel.
-        probabilities = logits if len(logits) == 1 else logits.softmax(dim=0)[1:]
-        labels = sample.pred_sem_seg.data.squeeze(0)
-        return shown, labels.cpu().numpy().astype(np.uint8), probabilities.cpu().numpy()
+        labels = sample.pred_sem_seg.data.squeeze(0).to(torch.uint8)
+        return shown, labels.cpu().numpy(), class_scores(sample.seg_logits.data, labels)
+
+
+def show_windows(batches: Sequence) -> Iterable:
+    """A progress bar over the windows of a large image; none for a small one."""
+    return tqdm(batches, desc='windows', leave=False, disable=len(batches) < MANY_WINDOWS)
+
+
+def class_scores(logits: Tensor, labels: Tensor) -> list[float]:
+    """Mean probability of each foreground class over the pixels predicted as it; 0 if there are none.
+
+    Args:
+        logits: Shape (K + 1, H, W), or probabilities of shape (1, H, W), which MMSegmentation stores for a head with
+            one channel.
+        labels: Shape (H, W).
+    """
+    classes = max(1, len(logits) - 1)
+    sums, counts = np.zeros(classes), np.zeros(classes)
+    for label in range(1, classes + 1):
+        # Row by row in strips: the probabilities of a large photograph would take as much memory as its logits.
+        for scores, predicted in zip(logits.split(64, dim=1), (labels == label).split(64), strict=True):
+            chosen = scores[:, predicted].float()
+            probability = chosen[0] if len(chosen) == 1 else chosen.softmax(dim=0)[label]
+            sums[label - 1] += probability.sum(dtype=torch.float64).item()
+            counts[label - 1] += len(probability)
+    return (sums / np.maximum(counts, 1)).tolist()
 
 
 def predict_all(
@@ -189,8 +258,11 @@ def predict_all(
     failures: list[str] = []
     rows = [row for group in done.values() for row in group]
     write_table(out / TABLE, rows)
-    bar = ProgressBar(sum(_frame_count(source) for source in sources) - skipped)
-    with (out / TABLE).open('a', newline='', encoding='utf-8') as file:
+    total = sum(_frame_count(source) for source in sources) - skipped
+    with (
+        (out / TABLE).open('a', newline='', encoding='utf-8') as file,
+        tqdm(total=total, desc='images') as bar,
+    ):
         writer = csv.writer(file, lineterminator='\n')
         for source in sources:
             try:
@@ -206,42 +278,69 @@ def predict_all(
                 failures.append(str(error))
                 if not source.is_video:
                     bar.update()
-    print()
     write_table(out / TABLE, sorted(rows, key=lambda row: row.mask))
     return failures
 
 
 def predict_one(image: str | np.ndarray, source: Source, mask: str, predictor: Predictor, out: Path) -> list[Row]:
     """Predict an image, write its mask and overlay, and measure it."""
-    shown, labels, probabilities = predictor(image)
+    shown, labels, scores = predictor(image)
     several = len(predictor.class_names) > 1
     painted = overlay(shown, labels)[..., ::-1]
     place = Path(mask).relative_to(MASKS)
     _write(out / OVERLAYS / place.with_suffix('.jpg'), cv2.imencode('.jpg', painted)[1].tobytes())
     _write(out / mask, cv2.imencode('.png', labels if several else 255 * labels)[1].tobytes())
-    return measure(labels, probabilities, predictor.class_names, str(source.path), mask)
-
-
-def measure(
-    labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], image: str, mask: str
-) -> list[Row]:
-    """Area and score of each class.
-
-    Args:
-        labels: Shape (H, W).
-        probabilities: Shape (K, H, W).
-        class_names: Of the K classes.
-        image: For the column of that name.
-        mask: For the column of that name.
-    """
     height, width = labels.shape
     rows = []
-    for label, (name, probability) in enumerate(zip(class_names, probabilities, strict=True), start=1):
-        predicted = labels == label
-        pixels = int(predicted.sum())
-        score = float(probability[predicted].mean(dtype=np.float64)) if pixels else 0.0
-        rows.append(Row(image, mask, width, height, name, pixels, round(pixels / predicted.size, 8), round(score, 6)))
+    for label, (name, score) in enumerate(zip(predictor.class_names, scores, strict=True), start=1):
+        pixels = int(np.count_nonzero(labels == label))
+        share = round(pixels / labels.size, 8)
+        rows.append(Row(str(source.path), mask, width, height, name, pixels, share, round(score, 6)))
     return rows
+
+
+def measure_all(out: Path, class_names: Sequence[str], mm_per_pixel: float | None) -> list[Measurement]:
+    """Measure all masks of ``out``, those of earlier runs as well, and write measurements.csv.
+
+    Args:
+        out: Folder with masks and predictions.csv.
+        class_names: Of the K classes.
+        mm_per_pixel: Millimetres a pixel; None for results in pixels.
+    """
+    unit, scale = ('px', 1.0) if mm_per_pixel is None else ('mm', mm_per_pixel)
+    measurements = []
+    for mask, rows in tqdm(read_table(out / TABLE, len(class_names)).items(), desc='measuring'):
+        labels = np.asarray(cv2.imread(str(out / mask), cv2.IMREAD_UNCHANGED))
+        for label, row in enumerate(rows, start=1):
+            of_class = labels == (label if len(rows) > 1 else 255)
+            measurements.append(Measurement(row, unit, measure_cracks(of_class).scaled(scale)))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(MEASURED_COLUMNS)
+    writer.writerows(measurement.cells() for measurement in measurements)
+    _write(out / MEASUREMENTS, text.getvalue().encode())
+    return measurements
+
+
+def summaries(measurements: Sequence[Measurement]) -> list[str]:
+    """A line for each class over all images."""
+    by_class: dict[str, list[Measurement]] = {}
+    for measurement in measurements:
+        by_class.setdefault(measurement.row.class_name, []).append(measurement)
+    lines = []
+    for name, group in by_class.items():
+        found = [measurement for measurement in group if measurement.cracks.length]
+        if not found:
+            lines.append(f'{name}: in none of {len(group):,} images')
+            continue
+        unit, lengths = group[0].unit, [measurement.cracks.length for measurement in found]
+        mean = np.average([measurement.cracks.mean_width for measurement in found], weights=lengths)
+        widest = max(found, key=lambda measurement: measurement.cracks.max_width)
+        lines.append(
+            f'{name}: in {len(found):,} of {len(group):,} images, {sum(lengths):,.1f} {unit} long in all, '
+            f'{mean:.2f} {unit} wide on average, at most {widest.cracks.max_width:.2f} {unit} ({widest.row.mask})'
+        )
+    return lines
 
 
 def read_table(table: Path, classes: int) -> dict[str, list[Row]]:
@@ -345,6 +444,12 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar=('CROP', 'STRIDE'),
         help='predict in square windows of CROP pixels, one every STRIDE pixels, for large images',
     )
+    parser.add_argument(
+        '--measure', action='store_true', help='length, width, orientation and density of the cracks in each image'
+    )
+    parser.add_argument(
+        '--mm-per-pixel', type=_positive, metavar='MM', help='scale of the photographs, to measure in millimetres'
+    )
     parser.add_argument('--device', default=get_device(), help='default: %(default)s')
     parser.add_argument('--overwrite', action='store_true', help='predict everything again and begin a new table')
     parser.add_argument(
@@ -363,6 +468,13 @@ def _existing_folder(path: str) -> str:
     if not Path(path).is_dir():
         raise argparse.ArgumentTypeError(f'{path} is no folder')
     return path
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float('inf'):
+        raise argparse.ArgumentTypeError(f'{text} is no size of a pixel')
+    return value
 
 
 def _load_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Config:

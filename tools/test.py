@@ -4,26 +4,10 @@ Without a checkpoint the model is tested as its config builds it: SAM 3 zero-sho
 """
 
 import argparse
-import re
 from collections.abc import Sequence
-from pathlib import Path
 
-from cli import add_run_arguments, build_runner, load_config, parse_arguments, readable_errors
+from cli import add_run_arguments, build_runner, checkpoint_file, load_config, parse_arguments, readable_errors
 from mmengine.config import Config
-
-
-def checkpoint_file(path: str) -> str:
-    """Argparse type: an existing checkpoint file, or an address mmengine can fetch (``https://``, ``s3://``, ...)."""
-    if re.match(r'[\w-]+://', path):
-        return path
-    if Path(path).is_dir():
-        raise argparse.ArgumentTypeError(
-            f'{path} is a folder, not a checkpoint file. To test a PEFT adapter folder, leave the checkpoint out and '
-            f'add: --cfg-options model.adapter={path}'
-        )
-    if not Path(path).is_file():
-        raise argparse.ArgumentTypeError(f'checkpoint not found: {path}')
-    return path
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -373,7 +373,7 @@ def decode_semantic(
     Returns:
         Semantic logits, shape (N, K, 4s, 4s).
     """
-    images, classes = len(pyramid[0]), len(prompts)
+    images, classes = pyramid[0].shape[0], len(prompts)
     pyramid = [_pair(level, classes) for level in pyramid]
     prompts = prompts.repeat(images, 1, 1)
     prompt_mask = prompt_mask.repeat(images, 1)

@@ -3,7 +3,7 @@
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from mmengine.structures import PixelData
 from mmseg.models.segmentors import EncoderDecoder, SegTTAModel
 from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
 from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor, nn
 
-from crack_plugin.models import adapters, sam3_semantic
+from crack_plugin.models import adapters, sam3_semantic, sliding
 from crack_plugin.models.prefix_cache import PrefixCache
 
 PREPROCESSOR = {
@@ -66,7 +67,8 @@ class SAM3TextLoRA(EncoderDecoder):
             compiles block by block, in less time and for less gain.
         loss_decode: One MMSeg loss or a list, applied to (N, K + 1, H, W) logits and (N, H, W) labels.
         threshold: A pixel is foreground where 1 - p(background) exceeds it. Acts on ``pred_sem_seg`` alone.
-        test_cfg: ``dict(mode='whole')`` or ``dict(mode='slide', crop_size=(h, w), stride=(h, w))``.
+        test_cfg: ``dict(mode='whole')`` or ``dict(mode='slide', crop_size=(h, w), stride=(h, w), batch=4)``, ``batch``
+            being the number of windows in one forward.
         pretrained, train_cfg, init_cfg: None; ``mmseg.apis.init_model`` sets them on every model.
 
     Raises:
@@ -104,6 +106,9 @@ class SAM3TextLoRA(EncoderDecoder):
         self.dtype = None if dtype is None else PRECISIONS[dtype]
         self.train_cfg = None
         self.test_cfg = ConfigDict(test_cfg or {'mode': 'whole'})
+        if self.test_cfg.get('mode') == 'slide':
+            sliding.check(self.test_cfg)
+        self.window_progress: Callable[[Sequence[sliding.Windows]], Iterable[sliding.Windows]] = iter
         self.num_classes = self.out_channels = len(prompts) + 1
         self.align_corners = False
         losses = loss_decode if isinstance(loss_decode, (list, tuple)) else [loss_decode]
@@ -189,13 +194,73 @@ class SAM3TextLoRA(EncoderDecoder):
         losses['train_iou'] = foreground_iou(predicted, labels, len(self.prompts))
         return losses
 
+    def test_step(self, data: dict) -> SampleList:
+        """Predict a batch from the dataloader.
+
+        In slide mode 8-bit images are normalised window by window: normalised whole, they would take 12 bytes a pixel
+        and as much again for each step there.
+        """
+        preprocessor = self.data_preprocessor
+        images = data['inputs']
+        is_raw = all(image.dtype == torch.uint8 and image.shape == images[0].shape for image in images)
+        if self.test_cfg.mode != 'slide' or not is_raw or getattr(preprocessor, 'test_cfg', None):
+            return super().test_step(data)
+        data = preprocessor.cast_data(data)
+        images = data['inputs']
+        stacked = images[0][None] if len(images) == 1 else torch.stack(list(images))
+        return self.predict(stacked, data.get('data_samples'))
+
+    def val_step(self, data: dict) -> SampleList:
+        """As :meth:`test_step`."""
+        return self.test_step(data)
+
+    def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """Segment overlapping windows of ``test_cfg`` and blend their logits, see :mod:`~crack_plugin.models.sliding`.
+
+        Args:
+            inputs: Normalised images, or 8-bit ones that the preprocessor has not seen, shape (N, 3, H, W).
+            batch_img_metas: Not used: all of an image is segmented.
+
+        Returns:
+            Logits, shape (N, K + 1, H, W), fp32; channel 0 (background) is 0.
+        """
+        cfg = self.test_cfg
+        count, _, height, width = inputs.shape
+        logits = inputs.new_zeros((count, self.out_channels, height, width), dtype=torch.float32)
+        sliding.blend_windows(
+            inputs,
+            self._segment_windows,
+            logits[:, 1:],
+            cfg.crop_size,
+            cfg.stride,
+            cfg.get('batch', sliding.DEFAULT_BATCH),
+            self.window_progress,
+        )
+        return logits
+
+    def _segment_windows(self, windows: Tensor) -> Tensor:
+        """Foreground logits (B, K, h, w) of windows (B, 3, h, w), which are normalised here if they are 8-bit."""
+        if windows.dtype == torch.uint8:
+            windows = self.data_preprocessor({'inputs': list(windows)}, training=False)['inputs']
+        return self.encode_decode(windows, [{}] * len(windows))[:, 1:]
+
     def postprocess_result(self, seg_logits: Tensor, data_samples: OptSampleList = None) -> SampleList:
-        """As MMSeg's, with ``pred_sem_seg`` cut at ``threshold`` instead of by argmax."""
-        results = super().postprocess_result(seg_logits, data_samples)
-        for sample in results:
-            labels = threshold_labels(sample.seg_logits.data[None], self.threshold)
-            sample.set_data({'pred_sem_seg': PixelData(data=labels)})
-        return results
+        """As MMSeg's, with ``pred_sem_seg`` cut at ``threshold`` instead of by argmax, and without copies.
+
+        Args:
+            seg_logits: Shape (N, K + 1, H, W).
+            data_samples: N samples to fill; None for new ones.
+
+        Returns:
+            Samples with ``seg_logits`` of shape (K + 1, H, W), without padding, unflipped and at ``ori_shape``, and
+            with labels in ``pred_sem_seg``, shape (1, H, W), int64.
+        """
+        samples = data_samples if data_samples is not None else [SegDataSample() for _ in seg_logits]
+        for logits, sample in zip(seg_logits, samples, strict=True):
+            restored = _restore(logits, sample.metainfo)
+            labels = threshold_labels(restored[None], self.threshold)
+            sample.set_data({'seg_logits': PixelData(data=restored), 'pred_sem_seg': PixelData(data=labels)})
+        return samples
 
     def _forward(self, inputs: Tensor, data_samples: OptSampleList = None) -> Tensor:
         metas = [{}] * len(inputs) if data_samples is None else [sample.metainfo for sample in data_samples]
@@ -224,8 +289,12 @@ class SAM3TextLoRA(EncoderDecoder):
             limit: How many pictures there are; more than these are an error.
 
         Raises:
-            ValueError: The ViT's first layer trains, or something before it.
+            ValueError: The ViT's first layer trains, or something before it; or images are segmented in windows.
         """
+        if self.test_cfg.mode == 'slide':
+            raise ValueError(
+                "the prefix cache is for whole images: with test_cfg.mode='slide' every window is a picture of its own."
+            )
         if not self._frozen_depth:
             raise ValueError(
                 'every layer of the ViT trains, so there is nothing to cache. Adapt the last layers alone, by a '
@@ -407,11 +476,25 @@ class SAM3TextLoRA(EncoderDecoder):
 class SAM3TTAModel(SegTTAModel):
     """Test-time augmentation that keeps what it merged: ``seg_logits`` is the log of the mean probabilities.
 
-    MMSeg's own leaves the last augmentation's logits in the sample, and knows no ``threshold``.
+    MMSeg's own leaves the last augmentation's logits in the sample, knows no ``threshold``, and keeps the logits of all
+    augmentations until the last is done; here each is added to the mean and dropped.
     """
 
+    def test_step(self, data: dict) -> SampleList:
+        """Predict and merge.
+
+        Args:
+            data: Lists over augmentations, as ``TestTimeAug`` and mmengine's collating make them.
+
+        Returns:
+            One sample per image.
+        """
+        count = len(next(iter(data.values())))
+        batches = ({key: value[i] for key, value in data.items()} for i in range(count))
+        return self._merge(self.module.test_step(batch) for batch in batches)
+
     def merge_preds(self, data_samples_list: list[SampleList]) -> SampleList:
-        """Merge the augmentations of each image.
+        """Merge the augmentations of each image; their logits are overwritten.
 
         Args:
             data_samples_list: One list of predictions per image, (K + 1, H, W) logits in each.
@@ -419,16 +502,22 @@ class SAM3TTAModel(SegTTAModel):
         Returns:
             One sample per image.
         """
-        merged = super().merge_preds(data_samples_list)
-        for sample, augmented in zip(merged, data_samples_list, strict=True):
-            probabilities = torch.stack([one.seg_logits.data.softmax(dim=0) for one in augmented]).mean(dim=0)
-            logits = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
-            sample.set_data(
-                {
-                    'seg_logits': PixelData(data=logits),
-                    'pred_sem_seg': PixelData(data=threshold_labels(logits[None], self.module.threshold)),
-                }
-            )
+        return self._merge(zip(*data_samples_list, strict=True))
+
+    def _merge(self, augmentations: Iterable[Sequence[SegDataSample]]) -> SampleList:
+        """Into the samples of the first augmentation."""
+        merged: SampleList = []
+        count = 0
+        for samples in augmentations:
+            _add_probabilities(merged, samples)
+            count += 1
+            # Or they would live on while the next augmentation is predicted.
+            del samples
+        for sample in merged:
+            probabilities = sample.seg_logits.data.div_(count)
+            logits = probabilities.clamp_min_(torch.finfo(probabilities.dtype).tiny).log_()
+            labels = threshold_labels(logits[None], self.module.threshold)
+            sample.set_data({'pred_sem_seg': PixelData(data=labels)})
         return merged
 
 
@@ -442,11 +531,16 @@ def threshold_labels(seg_logits: Tensor, threshold: float) -> Tensor:
     Returns:
         Labels, shape (N, H, W), int64.
     """
-    foreground = seg_logits[:, 1:]
     # 1 - p0 > t  <=>  logsumexp(foreground) - z0 > logit(t), which holds its precision where softmax saturates
-    margin = foreground.logsumexp(dim=1) - seg_logits[:, 0]
     cut = torch.logit(torch.tensor(threshold, dtype=torch.float64)).item()
-    return torch.where(margin > cut, foreground.argmax(dim=1) + 1, 0)
+    count, _, height, width = seg_logits.shape
+    labels = torch.empty((count, height, width), dtype=torch.int64, device=seg_logits.device)
+    for rows in _strips(height, count * width):
+        strip = seg_logits[..., rows, :]
+        foreground = strip[:, 1:]
+        margin = foreground.logsumexp(dim=1) - strip[:, 0]
+        labels[:, rows] = torch.where(margin > cut, foreground.argmax(dim=1) + 1, 0)
+    return labels
 
 
 def foreground_iou(prediction: Tensor, labels: Tensor, classes: int) -> Tensor:
@@ -481,6 +575,42 @@ def _unstretch(logits: Tensor, regions: list[tuple[int, int]], canvas: tuple[int
         region = F.interpolate(logits[index, None], size=(height, width), mode='bilinear', align_corners=False)
         placed[index, :, :height, :width] = region[0]
     return placed
+
+
+def _strips(height: int, width: int) -> Iterator[slice]:
+    """Rows of an image, some 2 ** 16 pixels at a time: what is computed from a strip is small beside the image."""
+    rows = max(1, 2**16 // max(1, width))
+    return (slice(start, start + rows) for start in range(0, height, rows))
+
+
+def _add_probabilities(totals: SampleList, samples: Sequence[SegDataSample]) -> None:
+    """Turn the logits of samples into probabilities, and add them to those in ``totals``, which may be empty."""
+    for sample in samples:
+        _softmax_(sample.seg_logits.data)
+        sample.pop('pred_sem_seg', None)
+    if not totals:
+        totals += samples
+        return
+    for total, sample in zip(totals, samples, strict=True):
+        total.seg_logits.data.add_(sample.seg_logits.data)
+
+
+def _softmax_(logits: Tensor) -> None:
+    """Softmax over the channels of logits (K + 1, H, W), in place."""
+    for rows in _strips(*logits.shape[1:]):
+        logits[:, rows] = logits[:, rows].softmax(dim=0)
+
+
+def _restore(logits: Tensor, meta: dict) -> Tensor:
+    """Logits (K + 1, H, W) of an image as its file has it: without padding, not flipped, (K + 1, *ori_shape)."""
+    left, right, top, bottom = meta.get('img_padding_size', meta.get('padding_size', (0, 0, 0, 0)))
+    logits = logits[:, top : logits.shape[1] - bottom, left : logits.shape[2] - right]
+    if meta.get('flip'):
+        logits = logits.flip({'horizontal': (2,), 'vertical': (1,), 'diagonal': (1, 2)}[meta['flip_direction']])
+    size = tuple(meta.get('ori_shape', logits.shape[1:])[:2])
+    if tuple(logits.shape[1:]) == size:
+        return logits
+    return F.interpolate(logits[None], size=size, mode='bilinear', align_corners=False)[0]
 
 
 def _whole(images: Tensor) -> tuple[int, int]:

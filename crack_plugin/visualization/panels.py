@@ -34,7 +34,14 @@ def overlay(image: np.ndarray, labels: np.ndarray, alpha: float = 0.6) -> np.nda
     Returns:
         RGB, shape (H, W, 3), uint8; background and ignored pixels are the image's own.
     """
-    return _paint(image / 255, np.where(labels == IGNORED, 0, labels), CLASS_COLORS, alpha)
+    painted = np.empty_like(image)
+    # Strip by strip: floats of a whole photograph would take a hundred bytes a pixel.
+    rows = max(1, 2**16 // image.shape[1])
+    for start in range(0, len(image), rows):
+        strip = np.s_[start : start + rows]
+        shown = np.where(labels[strip] == IGNORED, 0, labels[strip])
+        painted[strip] = _paint(image[strip] / 255, shown, CLASS_COLORS, alpha)
+    return painted
 
 
 def paint_labels(labels: np.ndarray) -> np.ndarray:

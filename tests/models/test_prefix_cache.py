@@ -85,6 +85,12 @@ def test_nothing_to_cache(tiny_sam3: dict, tmp_path: Path) -> None:
         SAM3TextLoRA(base=tiny_sam3).cache_prefix(tmp_path, limit=1)
 
 
+def test_windows_are_not_cached(tiny_sam3: dict, tmp_path: Path) -> None:
+    windows = {'mode': 'slide', 'crop_size': (28, 28), 'stride': (28, 28)}
+    with pytest.raises(ValueError, match='every window is a picture'):
+        SAM3TextLoRA(base=tiny_sam3, lora=LORA, test_cfg=windows).cache_prefix(tmp_path, limit=1)
+
+
 def test_thawed_layers_are_noticed(tiny_sam3: dict, tmp_path: Path) -> None:
     model = SAM3TextLoRA(base=tiny_sam3, lora=LORA)
     model.cache_prefix(tmp_path, limit=1)

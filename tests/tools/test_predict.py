@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, TINY_SAM3, TOOLS
+from conftest import CONFIGS, ROOT, TINY_SAM3, TOOLS, run_tool
 from matplotlib.colors import to_rgb
 from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
 
+from crack_plugin.evaluation.geometry import measure_cracks
 from crack_plugin.visualization.panels import CLASS_COLORS, overlay
 
 
@@ -291,3 +292,50 @@ def test_slide_is_that_of_the_config(predict, images: Path, trained: dict[str, P
 
 def test_slide_must_cover_the_image(predict, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 'STRIDE' in refusal(lambda: predict(images, options=('--slide', '32', '40')), capsys)
+
+
+def test_cracks_are_measured(predict, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = predict(images, options=('--measure',))
+    with (out / 'measurements.csv').open(newline='') as file:
+        pixels = list(csv.DictReader(file))
+    assert [row['mask'] for row in pixels] == [row['mask'] for row in rows_of(out)]
+    for row in pixels:
+        expected = measure_cracks(cv2.imread(str(out / row['mask']), cv2.IMREAD_UNCHANGED) > 0)
+        assert row['unit'] == 'px'
+        for column in ('length', 'mean_width', 'max_width', 'alignment', 'density'):
+            assert float(row[column]) == pytest.approx(getattr(expected, column), abs=1e-4)
+    lengths = [float(row['length']) for row in pixels]
+    assert sum(lengths) > 0
+    assert f'{sum(lengths):,.1f} px long in all' in capsys.readouterr().out
+
+    # What is predicted already is only measured
+    predict(images, options=('--measure', '--mm-per-pixel', '0.5'))
+    assert 'skipped' in capsys.readouterr().out
+    with (out / 'measurements.csv').open(newline='') as file:
+        millimetres = list(csv.DictReader(file))
+    assert {row['unit'] for row in millimetres} == {'mm'}
+    assert [float(row['length']) for row in millimetres] == pytest.approx([0.5 * one for one in lengths], abs=1e-3)
+
+
+def test_measuring_classes_and_images_without_cracks(predict, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ('--measure', '--threshold', '0.999999', '--prompt', 'thin crack', 'spalling')
+    out = predict(images, options=options)
+    lines = (out / 'measurements.csv').read_text().splitlines()
+    assert len(lines) == 7
+    assert lines[1].endswith('masks/a.png,thin crack,px,0.0,0.0,0.0,,0.0,0.0')
+    assert 'spalling: in none of 3 images' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('options', [('--mm-per-pixel', '0.5'), ('--measure', '--mm-per-pixel', '0')])
+def test_scale_without_sense(predict, images: Path, options, capsys: pytest.CaptureFixture[str]) -> None:
+    assert '--mm-per-pixel' in refusal(lambda: predict(images, options=options), capsys)
+
+
+@pytest.mark.slow
+def test_memory_of_a_large_photograph(trained: dict[str, Path]) -> None:
+    """Peak memory of the process, per pixel of a photograph of 16 megapixels."""
+    options = ('--megapixels', '16', '--config', trained['config'], '--slide', '1008', '672')
+    result = run_tool(ROOT / 'benchmarks' / 'large_images.py', *options)
+    assert result.returncode == 0, result.stderr
+    bytes_per_pixel = float(result.stdout.splitlines()[-1].split('|')[-2])
+    assert 10 < bytes_per_pixel < 30

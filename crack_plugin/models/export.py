@@ -1,0 +1,159 @@
+"""The merged model with fixed prompts as one file, ONNX or ``torch.export``, that runs without this package."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from crack_plugin.models import adapters, sam3_semantic
+from crack_plugin.models.sam3_text_lora import SAM3TextLoRA
+
+FORMATS = ('onnx', 'pt2')
+METADATA = 'crack_plugin'
+INPUT, OUTPUT = 'pixel_values', 'logits'
+TOLERANCE = 1e-4
+"""Largest difference of logits between the file and the model, as a share of the largest logit (or of 1)."""
+ONNX_LIMIT = 2**31 - 2**24
+"""Bytes of weights that one ONNX file holds: it is a protocol buffer, of 2 GiB at most."""
+
+
+class ExportError(ValueError):
+    """The model cannot be exported, or the file does not compute the same; the message says what to do."""
+
+
+class SemanticPath(nn.Module):
+    """Normalised images to logits: ViT, neck, DETR encoder and pixel decoder with the prompts' features as constants.
+
+    Args:
+        segmentor: Without adapters (merged), its prompts frozen.
+    """
+
+    prompt_features: Tensor
+    prompt_mask: Tensor
+
+    def __init__(self, segmentor: SAM3TextLoRA) -> None:
+        super().__init__()
+        self.model = segmentor.model
+        self.register_buffer('prompt_features', segmentor.prompt_features)
+        self.register_buffer('prompt_mask', segmentor.prompt_mask)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Segment.
+
+        Args:
+            pixel_values: Shape (N, 3, S, S).
+
+        Returns:
+            Logits of the K prompts, shape (N, K, 4s, 4s) with s = S / 14.
+        """
+        hidden = sam3_semantic.encode_prefix(self.model, pixel_values, depth=0)
+        return sam3_semantic.semantic_logits(self.model, hidden, 0, self.prompt_features, self.prompt_mask)
+
+
+def export(segmentor: SAM3TextLoRA, path: str | Path, file_format: str) -> float:
+    """Merge the adapters into ``segmentor`` and write it as one file, for any number of images at once.
+
+    The file is run and compared with the model before it gets its name. Beside the graph it holds how to prepare images
+    (see :func:`metadata`). ONNX keeps weights of more than 2 GiB in a second file, ``path`` + '.data'.
+
+    Args:
+        segmentor: On the CPU, in fp32 (``dtype=None``). Its adapters are merged in place.
+        path: File to write.
+        file_format: 'onnx', or 'pt2' for ``torch.export.load``.
+
+    Returns:
+        Largest difference of the logits to the model's, on noise.
+
+    Raises:
+        ExportError: The model is none that can be exported, a library is missing, or the file computes something else.
+    """
+    if file_format not in FORMATS:
+        raise ExportError(f'format={file_format!r}: choose {" or ".join(map(repr, FORMATS))}.')
+    if segmentor.dtype is not None:
+        raise ExportError('the weights are in low precision. Build the model with dtype=None to export it in fp32.')
+    if adapters.is_adapted(segmentor.sam3):
+        segmentor.merge_adapter()
+    if segmentor.prompt_features is None:
+        raise ExportError("the prompts are still encoded anew for every image (trainable='all'). Build it with 'lora'.")
+    path = Path(path)
+    module = SemanticPath(segmentor).eval()
+    images = torch.randn(2, 3, segmentor.image_size, segmentor.image_size, generator=torch.Generator().manual_seed(0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}-')
+    with torch.no_grad(), scratch as folder:
+        expected = module(images).numpy()
+        # Under its own name, which an ONNX file with weights beside it refers to.
+        file = Path(folder, path.name)
+        write, run = (_write_onnx, _run_onnx) if file_format == 'onnx' else (_write_pt2, _run_pt2)
+        write(module, images, file, json.dumps(metadata(segmentor)))
+        difference = float(np.abs(run(file, images) - expected).max())
+        if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+            raise ExportError(f'the exported file differs from the model by {difference:g} in its logits: not written.')
+        for written in Path(folder).iterdir():
+            written.replace(path.parent / written.name)
+    return difference
+
+
+def metadata(segmentor: SAM3TextLoRA) -> dict[str, Any]:
+    """How to prepare images for an exported file, and what comes out.
+
+    It is under the name 'crack_plugin' as JSON: in ONNX's ``metadata_props``, or in the extra files of
+    ``torch.export.load``.
+    """
+    preprocessor = segmentor.data_preprocessor
+    return {
+        'prompts': segmentor.prompts,
+        'threshold': segmentor.threshold,
+        'image_size': segmentor.image_size,
+        'channels': 'RGB',
+        'mean': preprocessor.mean.flatten().tolist(),
+        'std': preprocessor.std.flatten().tolist(),
+        'resize': 'bilinear, antialiased, to image_size x image_size, without keeping the ratio',
+        'output': 'logits (N, prompts, h, w): resize bilinearly (align_corners=False) to the image, then sigmoid',
+    }
+
+
+def _write_onnx(module: nn.Module, images: Tensor, path: Path, description: str) -> None:
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401 - the file is run before it is handed over
+        import onnxscript  # noqa: F401 - torch.onnx.export needs it
+    except ImportError as error:
+        raise ExportError(f"{error}. ONNX needs: pip install 'crack_plugin[export]'") from error
+    batch = torch.export.Dim('batch')
+    program = torch.onnx.export(
+        module,
+        (images,),
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes=({0: batch},),
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    program.model.metadata_props[METADATA] = description
+    program.model.producer_name = METADATA
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    program.save(str(path), external_data=weights > ONNX_LIMIT)
+    onnx.checker.check_model(str(path))
+
+
+def _run_onnx(path: Path, images: Tensor) -> np.ndarray:
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    (logits,) = session.run([OUTPUT], {INPUT: images.numpy()})
+    return logits
+
+
+def _write_pt2(module: nn.Module, images: Tensor, path: Path, description: str) -> None:
+    program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim('batch')},))
+    torch.export.save(program, path, extra_files={METADATA: description})
+
+
+def _run_pt2(path: Path, images: Tensor) -> np.ndarray:
+    return torch.export.load(path).module()(images).numpy()
