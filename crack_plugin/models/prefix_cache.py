@@ -75,7 +75,7 @@ def _digest(image: Tensor) -> str:
     device = image.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     digest = hashlib.blake2b(f'{autocast} {image.dtype} {tuple(image.shape)}'.encode(), digest_size=16)
-    digest.update(memoryview(image.contiguous().cpu().view(torch.uint8).numpy()))
+    digest.update(image.contiguous().cpu().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
