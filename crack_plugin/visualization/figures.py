@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from crack_plugin.visualization.panels import BLUE, GREEN, VERMILLION
+from crack_plugin.visualization.panels import BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILLION
 
 Rows = Sequence[Mapping[str, Any]]
+_LINE_COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY_BLUE, 'black')
 
 
 def save_curves(path: Path, rows: Rows, axis: str = 'epoch', zero_shot: float | None = None) -> None:
@@ -66,6 +67,28 @@ def save_histograms(path: Path, scores: Rows, zero_shot: Rows | None = None) -> 
         axes.set(title=f'{name} of validation images', xlabel=name, ylabel='images', xlim=(0, 1))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
+    figure.savefig(path)
+
+
+def save_size_accuracy(path: Path, points: Rows) -> None:
+    """Plot the crack IoU of models over their size and their arithmetic as PNG.
+
+    Args:
+        path: File to write.
+        points: One a model: 'name', 'parameters', 'tflop', 'iou', and 'low' and 'high' of its interval.
+    """
+    figure = Figure(figsize=(12, 4.6), dpi=100, layout='constrained')
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, key, label in ((left, 'parameters', 'parameters'), (right, 'tflop', 'TFLOP an image')):
+        for index, point in enumerate(points):
+            error = [[point['iou'] - point['low']], [point['high'] - point['iou']]]
+            style = dict(fmt='o', capsize=3, color=_LINE_COLORS[index % len(_LINE_COLORS)])
+            axes.errorbar(point[key], point['iou'], yerr=error, **style)
+            axes.annotate(point['name'], (point[key], point['iou']), xytext=(6, 4), textcoords='offset points')
+        axes.set(xscale='log', xlabel=label)
+        axes.margins(x=0.25)
+        axes.grid(alpha=0.3)
+    left.set_ylabel('crack IoU')
     figure.savefig(path)
 
 
