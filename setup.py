@@ -92,6 +92,8 @@ setup(
         'full': ['mmcv>=2.1,<2.2'],
         # For tools/convert_coco_to_yolo.py.
         'coco': ['pycocotools'],
+        # For configs/benchmark/mask2former_r50.py.
+        'mask2former': ['mmdet>=3.3,<3.4'],
         'dev': ['hypothesis', 'mypy', 'pycocotools', 'pytest', 'pytest-timeout', 'ruff'],
     },
 )

@@ -215,7 +215,8 @@ def run_all(runs: Sequence[Run], args: argparse.Namespace, facts: dict[str, str]
                 bar.write(f'{run.title} failed: {error}')
             bar.update(after - bar.n)
             done = [row for row in rows.values() if row.measured or row.failures]
-            table.write(args.out, done, facts | data_facts(done))
+            table.write(args.out, done, facts | data_facts(done), with_pictures=False)
+    table.write(args.out, done, facts | data_facts(done))
     return list(rows.values())
 
 

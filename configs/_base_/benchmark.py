@@ -18,30 +18,14 @@ test_pipeline = [
     dict(type='LoadYOLOPolygons'),
     dict(type='PackSegInputs'),
 ]
-tta_pipeline = [
-    dict(type='LoadImageFromFile'),
-    resize,
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [
-                dict(type='RandomFlip', prob=0.0),
-                dict(type='RandomFlip', prob=1.0, direction='horizontal'),
-                dict(type='RandomFlip', prob=1.0, direction='vertical'),
-            ],
-            [dict(type='LoadYOLOPolygons')],
-            [dict(type='PackSegInputs')],
-        ],
-    ),
-]
+load, flips = _base_.tta_pipeline
+tta_pipeline = [load, resize, flips]
+del load, flips
 tta_model = dict(type='SegTTAModel')
 # Batch normalisation needs every batch to hold several images
 train_dataloader = dict(batch_size=4, drop_last=True, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-# No val_loss: the models' losses differ
-val_evaluator = dict(type='CrackMetric')
-test_evaluator = val_evaluator
 
 # Cross-entropy alone makes little of cracks, a few percent of the pixels, in few epochs; SAM 3 trains on the same Dice
 losses = [dict(type='CrossEntropyLoss'), dict(type='ForegroundDiceLoss')]

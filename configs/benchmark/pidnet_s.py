@@ -14,4 +14,5 @@ model = dict(
 )
 *load_and_augment, pack = _base_.train_pipeline
 train_pipeline = [*load_and_augment, dict(type='GenerateEdge', edge_width=4), pack]
+del load_and_augment, pack
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

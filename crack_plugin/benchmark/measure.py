@@ -112,6 +112,7 @@ def measure(cfg: Config, checkpoint: str | None, folder: Path, device: str, show
     Raises:
         RuntimeError: The checkpoint does not fit the model.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     # Some heads draw random numbers when they predict (SegNeXt's).
     set_random_seed(0)
@@ -254,7 +255,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--device', default=get_device(), help='default: %(default)s')
     parser.add_argument('--shown', type=int, default=4, metavar='N', help='predictions to keep (default: %(default)s)')
     args = parser.parse_args(argv)
-    args.folder.mkdir(parents=True, exist_ok=True)
     measure(Config.fromfile(args.config), args.checkpoint, args.folder, args.device, args.shown)
 
 

@@ -90,18 +90,19 @@ class Row:
         return float(np.median([getattr(measurement.cost, key) for measurement in self.measured.values()]))
 
 
-def write(folder: Path, rows: Sequence[Row], facts: Mapping[str, str]) -> None:
-    """Write ``benchmark.md``, ``benchmark.csv``, ``benchmark.json`` and the plots.
+def write(folder: Path, rows: Sequence[Row], facts: Mapping[str, str], with_pictures: bool = True) -> None:
+    """Write ``benchmark.md``, ``benchmark.csv`` and ``benchmark.json``.
 
     Args:
         folder: Where to.
         rows: In the table's order; failed ones stand in their place.
         facts: What holds for all, name and value: command, data, ...
+        with_pictures: Draw the size-accuracy plot and the contact sheet as well.
     """
     facts = {**facts, 'Software': f'Python {platform.python_version()}, torch {torch.__version__}'}
     measured = [row for row in rows if row.measured]
     pictures = []
-    if measured:
+    if measured and with_pictures:
         save_size_accuracy(folder / PLOT, [_point(row) for row in measured])
         pictures.append(Picture(PLOT, 'Crack IoU over size and arithmetic, with the interval over images'))
         if measured[0].first.shown:

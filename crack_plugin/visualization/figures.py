@@ -13,6 +13,7 @@ from crack_plugin.visualization.panels import BLUE, GREEN, ORANGE, PURPLE, SKY_B
 
 Rows = Sequence[Mapping[str, Any]]
 _LINE_COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY_BLUE, 'black')
+_MARKERS = 'os^D'
 
 
 def save_curves(path: Path, rows: Rows, axis: str = 'epoch', zero_shot: float | None = None) -> None:
@@ -77,18 +78,21 @@ def save_size_accuracy(path: Path, points: Rows) -> None:
         path: File to write.
         points: One a model: 'name', 'parameters', 'tflop', 'iou', and 'low' and 'high' of its interval.
     """
-    figure = Figure(figsize=(12, 4.6), dpi=100, layout='constrained')
+    figure = Figure(figsize=(12, 4.2), dpi=100, layout='constrained')
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, key, label in ((left, 'parameters', 'parameters'), (right, 'tflop', 'TFLOP an image')):
         for index, point in enumerate(points):
             error = [[point['iou'] - point['low']], [point['high'] - point['iou']]]
-            style = dict(fmt='o', capsize=3, color=_LINE_COLORS[index % len(_LINE_COLORS)])
-            axes.errorbar(point[key], point['iou'], yerr=error, **style)
-            axes.annotate(point['name'], (point[key], point['iou']), xytext=(6, 4), textcoords='offset points')
+            marker, color = (
+                _MARKERS[index // len(_LINE_COLORS) % len(_MARKERS)],
+                _LINE_COLORS[index % len(_LINE_COLORS)],
+            )
+            axes.errorbar(point[key], point['iou'], yerr=error, fmt=marker, color=color, capsize=3, label=point['name'])
         axes.set(xscale='log', xlabel=label)
-        axes.margins(x=0.25)
-        axes.grid(alpha=0.3)
+        axes.grid(alpha=0.3, which='both')
     left.set_ylabel('crack IoU')
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside right upper')
     figure.savefig(path)
 
 
