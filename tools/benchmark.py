@@ -227,9 +227,9 @@ def run_one(run: Run, args: argparse.Namespace, bar: Any, title: str) -> Any:
         bar.set_description(f'{title}: training')
         start = bar.n
 
-        def show(epoch: int, loss: str) -> None:
+        def show(epoch: int, is_over: bool, loss: str) -> None:
             bar.set_description(f'{title}: training, epoch {epoch}/{epochs(run)}, loss {loss}', refresh=False)
-            bar.update(max(start + epoch - bar.n, 0))
+            bar.update(start + epoch - (not is_over) - bar.n)
             bar.refresh()
 
         run.train(TRAIN_TOOL, show)

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from crack_plugin.benchmark import settings
 from crack_plugin.benchmark.measure import Measurement
 
-_EPOCH = re.compile(r'Epoch\(train\)\s+\[(\d+)\].*\bloss: ([\d.]+|nan|inf)')
+_PROGRESS = re.compile(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\].*\bloss: ([\d.]+|nan|inf)')
 _ERROR = re.compile(r'[\w.]+(?:Error|Exception|Interrupt)\b|\S+: error: ')
 _LONGEST_REASON = 400
 
@@ -80,21 +80,21 @@ class Run:
                 'or delete this one to train it again.'
             )
 
-    def train(self, tool: Path, on_epoch: Callable[[int, str], None]) -> None:
+    def train(self, tool: Path, on_progress: Callable[[int, bool, str], None]) -> None:
         """Train, from the last checkpoint on if there is one.
 
         Args:
             tool: ``tools/train.py``.
-            on_epoch: Called with the epoch that runs and its loss.
+            on_progress: Called for each line of the log with the epoch, whether it is over, and the loss.
 
         Raises:
             RunError: The training failed.
         """
 
         def look(line: str) -> None:
-            match = _EPOCH.search(line)
+            match = _PROGRESS.search(line)
             if match:
-                on_epoch(int(match[1]), match[2])
+                on_progress(int(match[1]), match[2] == match[3], match[4])
 
         resume = ['--resume'] if (self.work_dir / 'last_checkpoint').is_file() else []  # type: ignore[operator]
         command = [str(tool), str(self.config), '--work-dir', str(self.work_dir), *resume]

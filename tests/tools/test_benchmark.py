@@ -39,7 +39,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stand-ins for the processes, and the list of what they were asked for. UNet's score depends on its seed."""
     asked: list[str] = []
 
-    def train(run: Run, tool: Path, on_epoch: Callable) -> None:
+    def train(run: Run, tool: Path, on_progress: Callable) -> None:
         asked.append(f'train {run.title}')
         assert run.work_dir is not None
         run.work_dir.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (run.work_dir / 'last_checkpoint').touch()
         if run.seed == 13:
             raise RunError('ended by SIGKILL')
-        on_epoch(1, '0.5')
+        on_progress(1, True, '0.5')
         (run.work_dir / f'epoch_{run.cfg.train_cfg.max_epochs}.pth').touch()
 
     def measure(run: Run, device: str, shown: int, use: str) -> Measurement:
