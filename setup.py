@@ -100,5 +100,7 @@ setup(
         # For tools/export.py; onnxscript is what torch.onnx.export works with.
         'export': EXPORT,
         'dev': [ALBUMENTATIONS, 'hypothesis', 'mypy', 'pycocotools', 'pytest', 'pytest-timeout', 'ruff', *EXPORT],
+        # For configs/benchmark/mask2former_r50.py.
+        'mask2former': ['mmdet>=3.3,<3.4'],
     },
 )

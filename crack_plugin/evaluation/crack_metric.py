@@ -13,12 +13,11 @@ from prettytable import PrettyTable
 from torch import Tensor
 
 from crack_plugin.evaluation import measures
+from crack_plugin.evaluation.image_statistics import PIXEL_MEASURES, ImageStatistics
 from crack_plugin.evaluation.val_loss import ImageLoss
 
 IOU_METRICS = ('mIoU', 'mDice', 'mFscore')
 """What ``IoUMetric`` can compute."""
-
-PIXEL_MEASURES = ('IoU', 'Dice', 'Precision', 'Recall')
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,15 @@ class ImageResult:
     centerline_dice: np.ndarray
     losses: dict[str, float]
 
-    @property
-    def counts(self) -> np.ndarray:
-        """(tp, fp, fn) by foreground class, shape (K, 3)."""
-        intersection, _, predicted, true = (area.numpy()[1:] for area in self.areas)
-        return np.stack([intersection, predicted - intersection, true - intersection], axis=-1)
+
+def _stack(results: Sequence[ImageResult]) -> ImageStatistics:
+    histograms = [result.histograms for result in results if result.histograms is not None]
+    return ImageStatistics(
+        areas=np.stack([torch.stack(result.areas).numpy() for result in results]),
+        centerline=np.stack([result.centerline for result in results]),
+        centerline_dice=np.stack([result.centerline_dice for result in results]),
+        histograms=np.stack(histograms) if len(histograms) == len(results) else None,
+    )
 
 
 def _class_map(data: Tensor) -> Tensor:
@@ -106,6 +109,7 @@ class CrackMetric(IoUMetric):
         per_image (list[dict]): One dict per image of the last evaluation, in the dataset's order, on rank 0 (empty on
             other ranks): 'img_path' and the fractions 'IoU', 'Dice', 'Precision' and 'Recall' (means over foreground
             classes).
+        statistics (ImageStatistics, optional): What the scores of the last evaluation were computed from, on rank 0.
 
     Raises:
         ValueError: ``iou_metrics`` has an unknown name, ``tolerance`` is negative, or ``format_only`` is set without
@@ -146,6 +150,7 @@ class CrackMetric(IoUMetric):
         self.tolerance = tolerance
         self.image_loss = ImageLoss(loss_decode, ignore_index) if loss_decode is not None else None
         self.per_image: list[dict[str, Any]] = []
+        self.statistics: ImageStatistics | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Score a batch, one :class:`ImageResult` an image into ``self.results``, and write its PNGs.
@@ -170,7 +175,9 @@ class CrackMetric(IoUMetric):
                 raise ValueError(f'{sample.get("img_path", "an image without img_path")}: {error}') from error
 
     def compute_metrics(self, results: list[ImageResult]) -> dict[str, float]:
-        """Reduce the images' results to the dataset's scores, log them as tables and fill :attr:`per_image`.
+        """Reduce the images' results to the dataset's scores and log them as tables.
+
+        Fills :attr:`per_image` and :attr:`statistics`.
 
         Args:
             results (list[ImageResult]): One entry an image.
@@ -187,21 +194,15 @@ class CrackMetric(IoUMetric):
             raise ValueError('CrackMetric has nothing to score: the dataloader gave no image')
         metrics = super().compute_metrics([result.areas for result in results])
 
-        counts = np.stack([result.counts for result in results])
-        scores = measures.overlap_scores(counts)
+        self.statistics = _stack(results)
+        scores = measures.overlap_scores(self.statistics.counts)
         self.per_image = [
             {'img_path': result.img_path} | {name: float(scores[name][i].mean()) for name in PIXEL_MEASURES}
             for i, result in enumerate(results)
         ]
 
-        by_class = {name: scores[name].mean(axis=0) for name in PIXEL_MEASURES}
-        dataset_scores = measures.overlap_scores(counts.sum(axis=0))
-        by_class |= {f'd{name}': dataset_scores[name] for name in PIXEL_MEASURES}
-        by_class |= self._threshold_scores(results)
-        centerline = np.sum([result.centerline for result in results], axis=0)
-        by_class['clIoU'] = measures.overlap_scores(centerline)['IoU']
-        by_class['clDice'] = np.mean([result.centerline_dice for result in results], axis=0)
-
+        by_class = self.statistics.scores()
+        self._log_thresholds(self.statistics, results)
         self._log_table(by_class)
         metrics |= {f'crack/{name}': float(values.mean()) for name, values in by_class.items()}
         if len(self._foreground) > 1:
@@ -312,20 +313,17 @@ class CrackMetric(IoUMetric):
             )
         return probability
 
-    def _threshold_scores(self, results: list[ImageResult]) -> dict[str, np.ndarray]:
-        """ODS and OIS by class; empty if a prediction came without ``seg_logits``."""
-        histograms = [result.histograms for result in results if result.histograms is not None]
-        if len(histograms) < len(results):
+    def _log_thresholds(self, statistics: ImageStatistics, results: list[ImageResult]) -> None:
+        """Tell the thresholds of ODS, or why there is none."""
+        if statistics.histograms is None:
+            without = sum(result.histograms is None for result in results)
             MMLogger.get_current_instance().warning(
-                f'{len(results) - len(histograms)} of {len(results)} predictions have no seg_logits: '
-                'crack/ODS and crack/OIS are left out'
+                f'{without} of {len(results)} predictions have no seg_logits: crack/ODS and crack/OIS are left out'
             )
-            return {}
-        by_class = np.stack(histograms, axis=1)
-        ods, thresholds = np.transpose([measures.ods_f1(images) for images in by_class])
+            return
+        thresholds = [measures.ods_f1(images)[1] for images in np.moveaxis(statistics.histograms, 1, 0)]
         best = ', '.join(f'{name} {value:.2f}' for name, value in zip(self._foreground, thresholds, strict=True))
         print_log(f'threshold of the best F1 over the dataset (ODS): {best}', logger='current')
-        return {'ODS': ods, 'OIS': np.array([measures.ois_f1(images) for images in by_class])}
 
     def _log_table(self, by_class: dict[str, np.ndarray]) -> None:
         table = PrettyTable(['Class', *by_class])

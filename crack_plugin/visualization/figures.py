@@ -9,9 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from crack_plugin.visualization.panels import BLUE, GREEN, VERMILLION
+from crack_plugin.visualization.panels import BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILLION
 
 Rows = Sequence[Mapping[str, Any]]
+_LINE_COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY_BLUE, 'black')
+_MARKERS = 'os^D'
 
 
 def save_curves(path: Path, rows: Rows, axis: str = 'epoch', zero_shot: float | None = None) -> None:
@@ -66,6 +68,31 @@ def save_histograms(path: Path, scores: Rows, zero_shot: Rows | None = None) -> 
         axes.set(title=f'{name} of validation images', xlabel=name, ylabel='images', xlim=(0, 1))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
+    figure.savefig(path)
+
+
+def save_size_accuracy(path: Path, points: Rows) -> None:
+    """Plot the crack IoU of models over their size and their arithmetic as PNG.
+
+    Args:
+        path: File to write.
+        points: One a model: 'name', 'parameters', 'tflop', 'iou', and 'low' and 'high' of its interval.
+    """
+    figure = Figure(figsize=(12, 4.2), dpi=100, layout='constrained')
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, key, label in ((left, 'parameters', 'parameters'), (right, 'tflop', 'TFLOP an image')):
+        for index, point in enumerate(points):
+            error = [[point['iou'] - point['low']], [point['high'] - point['iou']]]
+            marker, color = (
+                _MARKERS[index // len(_LINE_COLORS) % len(_MARKERS)],
+                _LINE_COLORS[index % len(_LINE_COLORS)],
+            )
+            axes.errorbar(point[key], point['iou'], yerr=error, fmt=marker, color=color, capsize=3, label=point['name'])
+        axes.set(xscale='log', xlabel=label)
+        axes.grid(alpha=0.3, which='both')
+    left.set_ylabel('crack IoU')
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside right upper')
     figure.savefig(path)
 
 

@@ -4,6 +4,7 @@ All colours are of the palette of Okabe and Ito, "Color Universal Design" (2008)
 vision can tell apart.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -117,10 +118,45 @@ def save_panel(path: Path, image: np.ndarray, truth: np.ndarray, prediction: np.
         axes.set_title(name)
         axes.set_axis_off()
     figure.suptitle(title, parse_math=False)
+    _add_difference_legend(figure)
+    figure.savefig(path)
+
+
+def save_contact_sheet(
+    path: Path,
+    images: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray],
+    predictions: Mapping[str, Sequence[np.ndarray]],
+) -> None:
+    """Write the same images under several models as PNG: a row an image; image, ground truth, then each difference.
+
+    Args:
+        path: File to write.
+        images: RGB, each of shape (H, W, 3), uint8.
+        truths: True labels by image, shape (H, W), 255 where ignored.
+        predictions: By model, the predicted labels of each image, shape (H, W).
+    """
+    columns = 2 + len(predictions)
+    side = 2.4  # inches
+    heights = [float(np.clip(image.shape[0] / image.shape[1], 0.25, 3)) for image in images]
+    figure = Figure(figsize=(columns * side, side * sum(heights) + 1.0), dpi=100, layout='constrained')
+    grid = figure.subplots(len(images), columns, squeeze=False, height_ratios=heights)
+    for row, (axes, image, truth) in enumerate(zip(grid, images, truths, strict=True)):
+        pictures = {'image': image, 'ground truth': paint_labels(truth)}
+        pictures |= {name: paint_difference(image, labels[row], truth) for name, labels in predictions.items()}
+        for place, (name, picture) in zip(axes, pictures.items(), strict=True):
+            place.imshow(picture)
+            place.set_axis_off()
+            if row == 0:
+                place.set_title(name, fontsize=8, parse_math=False)
+    _add_difference_legend(figure)
+    figure.savefig(path)
+
+
+def _add_difference_legend(figure: Figure) -> None:
     legend = zip(DIFFERENCE_NAMES, DIFFERENCE_COLORS, strict=True)
     handles = [Patch(facecolor=color, edgecolor='black', label=name) for name, color in legend]
     figure.legend(handles=handles, loc='outside lower right', ncols=3, frameon=False)
-    figure.savefig(path)
 
 
 def _paint(image: np.ndarray, labels: np.ndarray, colors: tuple[str, ...], alpha: float) -> np.ndarray:

@@ -118,7 +118,7 @@ def evaluate(steps: Mapping[str, Step], loader: DataLoader, cfg: Config) -> dict
     for batch in loader:
         for name, step in steps.items():
             start = time.perf_counter()
-            samples = _predict(step, batch, cfg)
+            samples = predict(step, batch, cfg)
             seconds[name] += time.perf_counter() - start
             evaluators[name].dataset_meta = loader.dataset.metainfo  # type: ignore[attr-defined]
             evaluators[name].process(samples, batch)
@@ -159,7 +159,7 @@ def draw_examples(
     for band, indices in pick_examples(ious, evaluation.has_crack, count).items():
         drawn[band] = []
         for rank, index in enumerate(indices, start=1):
-            sample = _predict(step, pseudo_collate([dataset[index]]), cfg)[0]
+            sample = predict(step, pseudo_collate([dataset[index]]), cfg)[0]
             maps = (sample.gt_sem_seg, sample.pred_sem_seg)
             truth, prediction = (labels.data.squeeze(0).cpu().numpy().astype(np.uint8) for labels in maps)
             image = mmcv.imread(sample.img_path, channel_order='rgb')
@@ -171,7 +171,17 @@ def draw_examples(
     return drawn
 
 
-def _predict(step: Step, batch: Any, cfg: Config) -> list:
+def predict(step: Step, batch: Any, cfg: Config) -> list:
+    """Predict a batch in the config's validation precision; returns when the device is done.
+
+    Args:
+        step: Predictor.
+        batch: Of a dataloader.
+        cfg: Config of the training; ``val_cfg.fp16`` is heeded.
+
+    Returns:
+        Data samples with ``pred_sem_seg`` and ``seg_logits``.
+    """
     with torch.no_grad(), autocast(enabled=(cfg.get('val_cfg') or {}).get('fp16', False)):
         samples = step(batch)
     if torch.cuda.is_available():
