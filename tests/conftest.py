@@ -1,10 +1,12 @@
 """A tiny random SAM 3, small enough to run a step in milliseconds, a few pictures, and a config that joins them."""
 
 import copy
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -117,3 +119,12 @@ def run_tool(*command: str | Path, cwd: Path | None = None, **environment: str) 
         cwd=cwd,
         env={**os.environ, 'HF_HUB_OFFLINE': '1', **environment},
     )
+
+
+def load_script(path: Path) -> ModuleType:
+    """Import a script that is not part of the package."""
+    spec = importlib.util.spec_from_file_location(f'script_{path.stem}', path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,6 +1,5 @@
 """The tools in processes of their own, forked from one that has imported everything: no start costs a test seconds."""
 
-import importlib.util
 import multiprocessing
 import os
 import socket
@@ -9,7 +8,7 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from conftest import TOOLS
+from conftest import TOOLS, load_script
 
 CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(['crack_plugin', 'mmengine.runner', 'mmseg.apis', 'wandb'])
@@ -90,10 +89,6 @@ def _run(
         os.dup2(file.fileno(), 2)
     os.environ.update({'LOCAL_RANK': '0', 'HF_HUB_OFFLINE': '1', **environment})
     sys.path.insert(0, str(TOOLS))
-    spec = importlib.util.spec_from_file_location(f'tool_{tool}', TOOLS / f'{tool}.py')
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     if prepare is not None:
         prepare(*prepare_with)
-    getattr(module, tool)(argv)
+    getattr(load_script(TOOLS / f'{tool}.py'), tool)(argv)
