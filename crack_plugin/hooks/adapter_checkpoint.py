@@ -115,12 +115,15 @@ class AdapterCheckpointHook(Hook):
         files.remove_older(self.folder, name, self.max_keep_ckpts)
 
     def _mend_numbered(self, runner: Runner) -> None:
-        """Write the folder of the checkpoint that the training goes on from, if a kill came between the two."""
-        done, name = (runner.epoch, f'epoch_{runner.epoch}') if self.by_epoch else (runner.iter, f'iter_{runner.iter}')
-        due = self.interval > 0 and done > 0 and done % self.interval == 0
-        at_end = not self.by_epoch or runner.iter == runner.epoch * len(runner.train_dataloader)
-        if due and at_end and not (self.folder / name).is_dir():
-            self._save_numbered(runner, name)
+        """Write the folder of the checkpoint that the training goes on from: a kill may have come between the two."""
+        if self.by_epoch:
+            done, last = runner.epoch, runner.epoch == runner.max_epochs
+            due = runner.iter == done * len(runner.train_dataloader)
+        else:
+            done, last, due = runner.iter, runner.iter == runner.max_iters, True
+        wanted = (self.interval > 0 and done % self.interval == 0) or (self.save_last and last)
+        if runner.iter > 0 and due and wanted:
+            self._save_numbered(runner, f'epoch_{done}' if self.by_epoch else f'iter_{done}')
 
     def _save_best(self, model: Any, key: str, record: dict[str, Any]) -> None:
         folder = self._best_folder(key)

@@ -49,6 +49,9 @@ class AtomicCheckpointHook(CheckpointHook):
         super().before_train(runner)
         if runner.cfg.get('resume') and runner.iter == 0:
             _refuse_to_start_over(Path(runner.work_dir))
+        # So that a best found by a validation that was missing gets into the checkpoint, as it would have been.
+        if runner.iter > 0:
+            self.last_ckpt = runner.message_hub.runtime_info.get('last_ckpt')
         # A killed run's checkpoint says what was to be deleted after it.
         self._outdated: list[str] = list(runner.message_hub.runtime_info.get(OUTDATED, []))
         runner.message_hub.update_info(OUTDATED, self._outdated)
