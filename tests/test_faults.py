@@ -8,6 +8,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,8 +20,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import TOOLS, load_script
+from mmengine.config import Config
 from processes import LIMIT, finish, run, start
 from safetensors.torch import load_file
+
+from crack_plugin.models import SAM3TextLoRA
 
 EPOCHS = 3
 NOT_REPEATABLE = ('seconds', 'memory')
@@ -242,3 +246,326 @@ def test_stopped_by_a_signal(config: Path, whole: Path, tmp_path: Path, number: 
 
 def _signal_self_at(iteration: int, number: int) -> None:
     _call_at('IterTimerHook', 'after_train_iter', iteration, lambda: os.kill(os.getpid(), number))
+
+
+# ---- no room on the disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=4m', 'none', folder], capture_output=True).returncode:
+        pytest.skip('may not mount')
+    yield folder
+    subprocess.run(['umount', folder], check=True)
+
+
+def _fill(disk: Path, room: int) -> None:
+    """Leave so many bytes free."""
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    (disk / 'filler').write_bytes(bytes(max(free - room, 0)))
+
+
+def _fill_at(hook: str, method: str, nth: int, disk: Path, room: int) -> None:
+    _call_at(hook, method, nth, _fill, disk, room)
+
+
+FULL = [
+    # The room that is left: for what is written before, and not for this.
+    pytest.param('history.json', ('HistoryHook', 'after_train_epoch', 2), 0, id='for the history'),
+    pytest.param('epoch_2.pth', ('AtomicCheckpointHook', 'after_train_epoch', 2), 40_000, id='for a checkpoint'),
+    pytest.param('best_', ('AtomicCheckpointHook', 'after_val_epoch', 2), 0, id='for the best checkpoint'),
+    pytest.param('adapters/epoch_2', ('AdapterCheckpointHook', 'after_train_epoch', 2), 0, id='for an adapter'),
+    pytest.param('predictions/epoch_2', ('PredictionHook', 'before_val_epoch', 2), 0, id='for a prediction'),
+]
+
+
+@pytest.mark.parametrize(
+    ('file', 'when', 'room'),
+    [p if p.id == 'for a checkpoint' else pytest.param(*p.values, id=p.id, marks=pytest.mark.slow) for p in FULL],
+)
+def test_no_room(
+    config: Path, whole: Path, small_disk: Path, tmp_path: Path, file: str, when: tuple, room: int
+) -> None:
+    work_dir, log = small_disk / 'work', tmp_path / 'log'
+    how = (*when, small_disk, room)
+    printed = run('train', config, '--work-dir', work_dir, log=log, code=1, prepare=_fill_at, prepare_with=how)
+    said = printed.splitlines()[-1]
+    assert f'{work_dir}/{file}' in said and 'No space left on device' in said and '--resume' in said
+    (small_disk / 'filler').unlink()
+    resumes_to_the_same(config, work_dir, whole)
+
+
+def _limit_files(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def _limit_files_at(hook: str, method: str, nth: int, size: int) -> None:
+    _call_at(hook, method, nth, _limit_files, size)
+
+
+@pytest.mark.slow
+def test_checkpoint_larger_than_a_file_may_be(config: Path, whole: Path, tmp_path: Path) -> None:
+    """As by `ulimit -f`, or a quota: without the right to mount, the same as a full disk."""
+    work_dir, log = tmp_path / 'broken', tmp_path / 'log'
+    how = ('AtomicCheckpointHook', 'after_train_epoch', 2, 50_000)
+    printed = run('train', config, '--work-dir', work_dir, log=log, code=1, prepare=_limit_files_at, prepare_with=how)
+    assert f'{work_dir}/epoch_2.pth could not be written: File too large' in printed.splitlines()[-1]
+    resumes_to_the_same(config, work_dir, whole)
+
+
+def test_log_on_a_full_disk(command: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written by mmengine: what it says reaches the user through the tool."""
+
+    def full(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'scalars.json')
+
+    monkeypatch.setattr('mmengine.visualization.LocalVisBackend.add_scalars', full)
+    said = command('train')
+    assert 'could not be written: No space left on device (scalars.json)' in said
+
+
+# ---- work dirs that cannot be used
+
+
+@pytest.fixture
+def command(tiny_config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """A tool in this process, on the tiny config, that ends with an error; returns what it says."""
+    monkeypatch.syspath_prepend(TOOLS)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+
+    def call(tool: str, *arguments: str | Path, config: Path = tiny_config) -> str:
+        with pytest.raises(SystemExit) as end:
+            getattr(load_script(TOOLS / f'{tool}.py'), tool)([str(config), *map(str, arguments)])
+        assert end.value.code == 1
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith(Path(sys.argv[0]).name)
+        return said
+
+    return call
+
+
+@pytest.mark.parametrize('tool', ['train', 'test'])
+@pytest.mark.parametrize('place', ['below a file', 'read-only', '/proc'])
+def test_work_dir_that_cannot_be_written(command: Callable[..., str], tmp_path: Path, tool: str, place: str) -> None:
+    work_dir = Path('/proc/work_dir')
+    with contextlib.ExitStack() as undo:
+        if place == 'below a file':
+            (tmp_path / 'file').write_text('')
+            work_dir = tmp_path / 'file' / 'work_dir'
+        elif place == 'read-only':
+            work_dir = tmp_path / 'read_only'
+            work_dir.mkdir()
+            work_dir.chmod(0o555)
+            # root writes where it may not
+            if os.access(work_dir, os.W_OK):
+                mount = ['mount', '-t', 'tmpfs', '-o', 'ro', 'none', work_dir]
+                if subprocess.run(mount, capture_output=True).returncode:
+                    pytest.skip('may not mount')
+                undo.callback(subprocess.run, ['umount', work_dir], check=True)
+        said = command(tool, '--work-dir', work_dir)
+    assert f'the work dir {work_dir} cannot be written' in said and '--work-dir' in said
+
+
+def _wait_for(file: Path) -> None:
+    while not file.exists():
+        time.sleep(0.05)
+
+
+def _wait_at(hook: str, method: str, nth: int, file: Path) -> None:
+    _call_at(hook, method, nth, _wait_for, file)
+
+
+def test_two_trainings_in_one_work_dir(config: Path, whole: Path, tmp_path: Path) -> None:
+    work_dir, log = tmp_path / 'shared', tmp_path / 'log'
+    how = ('IterTimerHook', 'after_train_iter', 5, tmp_path / 'never')
+    first = start('train', config, '--work-dir', work_dir, log=log, prepare=_wait_at, prepare_with=how)
+    while not (work_dir / 'epoch_1.pth').exists():
+        assert first.is_alive(), log.read_text()
+        time.sleep(0.05)
+    printed = run('train', config, '--work-dir', work_dir, log=tmp_path / 'second', code=1)
+    said = printed.splitlines()[-1]
+    assert f'another training is writing into {work_dir}: process {first.pid} on ' in said and '--work-dir' in said
+    # Killed, it holds the folder no longer, though its last words are still there.
+    first.kill()
+    first.join()
+    resumes_to_the_same(config, work_dir, whole)
+
+
+# ---- checkpoints that cannot be resumed from
+
+
+@pytest.fixture
+def trained(whole: Path, config: Path, tmp_path: Path) -> Path:
+    """A copy of the uninterrupted training's folder."""
+    work_dir = tmp_path / 'trained'
+    shutil.copytree(whole / 'work_dir', work_dir)
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_3.pth'))
+    return work_dir
+
+
+def cut_short(work_dir: Path) -> None:
+    path = work_dir / 'epoch_3.pth'
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(work_dir: Path) -> None:
+    (work_dir / 'epoch_3.pth').write_bytes(b'')
+
+
+def overwritten(work_dir: Path) -> None:
+    (work_dir / 'epoch_3.pth').write_text('<html>404</html>')
+
+
+def deleted(work_dir: Path) -> None:
+    (work_dir / 'epoch_3.pth').unlink()
+
+
+@pytest.mark.parametrize('damage', [cut_short, emptied, overwritten, deleted])
+def test_damaged_checkpoint_names_the_one_before(
+    config: Path, command: Callable[..., str], trained: Path, whole: Path, damage: Callable[..., None]
+) -> None:
+    damage(trained)
+    said = command('train', '--resume', '--work-dir', trained, config=config)
+    assert f'checkpoint {trained}/epoch_3.pth' in said
+    assert f'--resume --cfg-options load_from={trained}/epoch_2.pth' in said
+    if damage is cut_short:
+        options = ['--cfg-options', f'load_from={trained}/epoch_2.pth']
+        run('train', config, '--work-dir', trained, '--resume', *options, log=trained.with_suffix('.log'))
+        assert_same(outcome(trained), outcome(whole / 'work_dir'))
+
+
+def test_damaged_checkpoint_is_not_tested(config: Path, command: Callable[..., str], trained: Path) -> None:
+    cut_short(trained)
+    assert 'is damaged, cut short' in command('test', trained / 'epoch_3.pth', config=config)
+
+
+@pytest.mark.parametrize('content', ['', None], ids=['empty', 'deleted'])
+def test_lost_last_checkpoint(config: Path, command: Callable[..., str], trained: Path, content: str | None) -> None:
+    """Stock MMEngine would start from scratch, over the checkpoints."""
+    before = outcome(trained)
+    pointer = trained / 'last_checkpoint'
+    pointer.unlink()
+    if content is not None:
+        pointer.write_text(content)
+    said = command('train', '--resume', '--work-dir', trained, config=config)
+    assert '--resume --cfg-options load_from=' in said and 'last_checkpoint' in said
+    pointer.write_text(str(trained / 'epoch_3.pth'))
+    assert_same(outcome(trained), before)
+
+
+def test_resume_in_an_empty_work_dir_starts(config: Path, whole: Path, tmp_path: Path) -> None:
+    """As jobs that are put back into a queue count on."""
+    run('train', config, '--resume', '--work-dir', tmp_path / 'new', log=tmp_path / 'log')
+    assert_same(outcome(tmp_path / 'new'), outcome(whole / 'work_dir'))
+
+
+@pytest.mark.slow
+def test_history_cut_short(config: Path, trained: Path, whole: Path) -> None:
+    history, text = trained / 'history.json', (trained / 'history.json').read_text()
+    history.write_text(text[: len(text) // 2])
+    options = ['--cfg-options', f'load_from={trained}/epoch_2.pth']
+    printed = run('train', config, '--resume', '--work-dir', trained, *options, log=trained.with_suffix('.log'), code=1)
+    assert f'{history} is no history' in printed.splitlines()[-1]
+    history.write_text(text)
+    resumes_to_the_same(config, trained, whole)
+
+
+# ---- memory and data
+
+
+@pytest.mark.parametrize('step', ['train_step', 'val_step'])
+def test_out_of_gpu_memory(command: Callable[..., str], monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def full(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise torch.OutOfMemoryError(
+            'CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8.00 GiB of which 1 is free.'
+        )
+
+    monkeypatch.setattr(SAM3TextLoRA, step, full)
+    said = command('train')
+    assert 'CUDA out of memory' in said and 'configs/sam3_lora_crack_lowmem.py' in said
+    assert 'model.image_size=672' in said and '--resume' in said
+
+
+def _kill_worker_in_epoch(epoch: int) -> None:
+    from crack_plugin.hooks.reproducibility import _SeededFetch
+
+    fetch = _SeededFetch.__call__
+
+    def deadly(self: Any, indices: list[int]) -> list[Any]:
+        if torch.utils.data.get_worker_info() is not None and int(self.epoch) == epoch - 1:
+            _kill()
+        return fetch(self, indices)
+
+    _SeededFetch.__call__ = deadly  # type: ignore[method-assign]
+
+
+def test_dead_data_worker(config: Path, whole: Path, tmp_path: Path) -> None:
+    work_dir, log = tmp_path / 'broken', tmp_path / 'log'
+    workers = tmp_path / 'workers.py'
+    workers.write_text(f'_base_ = {str(config)!r}\ntrain_dataloader = dict(num_workers=1)\n')
+    kill = {'prepare': _kill_worker_in_epoch, 'prepare_with': (2,)}
+    printed = run('train', workers, '--work-dir', work_dir, log=log, code=1, **kill)
+    said = printed.splitlines()[-1]
+    assert (
+        re.search(r'data worker \d+ died \((Killed|signal unknown)\)', said)
+        and 'num_workers=1' in said
+        and '--resume' in said
+    )
+    resumes_to_the_same(config, work_dir, whole)
+
+
+def _rename(old: Path, new: Path) -> None:
+    old.rename(new)
+
+
+@pytest.mark.parametrize(
+    'kind', [pytest.param('images', id='image'), pytest.param('labels', id='label', marks=pytest.mark.slow)]
+)
+def test_sample_that_is_damaged_while_training(config: Path, whole: Path, tmp_path: Path, kind: str) -> None:
+    data, work_dir, log = tmp_path / 'data', tmp_path / 'broken', tmp_path / 'log'
+    shutil.copytree(Config.fromfile(config).data_root, data)
+    (file,) = sorted((data / 'train' / kind).iterdir())[:1]
+    damaged = tmp_path / f'damaged{file.suffix}'
+    damaged.write_bytes(file.read_bytes()[:20] if kind == 'images' else b'0 0.1 nonsense\n')
+    good = tmp_path / 'good'
+    shutil.copy(file, good)
+    moved = tmp_path / 'moved.py'
+    moved.write_text(
+        f'_base_ = {str(config)!r}\ndataset = dict(data_root={str(data)!r})\n'
+        'train_dataloader = dict(dataset=dataset)\nval_dataloader = dict(dataset=dataset)\n'
+    )
+    how = ('IterTimerHook', 'before_train_epoch', 2, damaged, file)
+    printed = run('train', moved, '--work-dir', work_dir, log=log, code=1, prepare=_rename_at, prepare_with=how)
+    assert str(file) in printed.splitlines()[-1]
+    good.rename(file)
+    resumes_to_the_same(moved, work_dir, whole)
+
+
+def _rename_at(hook: str, method: str, nth: int, old: Path, new: Path) -> None:
+    _call_at(hook, method, nth, _rename, old, new)
+
+
+# ---- slips in the config
+
+
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        ('model.type=SAM3TextLora', "type='SAM3TextLora', and no model has that name"),
+        ('train_dataloader.dataset.type=YoloCrack', "type='YoloCrack', and no dataset has that name"),
+        ('model.promts=[crack]', "unexpected keyword argument 'promts'"),
+        ('default_hooks.non_finite_loss.on_nan=ignore', "choose 'stop' or 'skip'"),
+        ('train_dataloader.dataset.data_root=nowhere', 'nowhere'),
+    ],
+)
+def test_slip_in_the_config(command: Callable[..., str], option: str, message: str) -> None:
+    assert message in command('train', '--cfg-options', option)
+
+
+def test_config_that_is_not_python(command: Callable[..., str], tmp_path: Path) -> None:
+    path = tmp_path / 'slip.py'
+    path.write_text('model = dict(type=\n')
+    assert str(path) in command('train', config=path)

@@ -102,8 +102,17 @@ def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None)
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config that ``args`` names and apply launcher, overrides and work dir to it."""
-    cfg = Config.fromfile(args.config)
+    """Read the config that ``args`` names and apply launcher, overrides and work dir to it.
+
+    Raises:
+        ToolError: The config is not Python.
+    """
+    try:
+        cfg = Config.fromfile(args.config)
+    except SyntaxError as error:
+        raise ToolError(
+            f'config {args.config}, or a file it builds on, is not Python: line {error.lineno}: {error.msg}'
+        ) from error
     cfg.launcher = args.launcher
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
@@ -124,7 +133,7 @@ def readable_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         parser.exit(130, f'\n{parser.prog}: stopped. A training goes on from its last checkpoint with --resume.\n')
-    except (ImportError, KeyError, OSError, RuntimeError, SyntaxError, TypeError, ValueError) as error:
+    except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, ToolError):
             message: str | None = str(error)
         else:
@@ -145,7 +154,8 @@ def _machine_message(error: Exception) -> str | None:
             'configs/sam3_lora_crack_lowmem.py, or --cfg-options model.image_size=672 (or 336); for any model: '
             'train_dataloader.batch_size=1. What was saved is whole; a training goes on from it with --resume.'
         )
-    worker = _DEAD_WORKER.search(str(error))
+    # torch may put the signal into the cause
+    worker = _DEAD_WORKER.search(str(error.__cause__)) or _DEAD_WORKER.search(str(error))
     if worker:
         # torch itself points at shared memory after a bus error
         reason = (
@@ -154,7 +164,7 @@ def _machine_message(error: Exception) -> str | None:
             else 'The usual reason is memory: the kernel ends the process that takes most (see `dmesg`).'
         )
         return (
-            f'data worker {worker["pid"]} died ({worker["signal"] or "without a signal"}). {reason} Fewer workers need '
+            f'data worker {worker["pid"]} died ({worker["signal"] or "signal unknown"}). {reason} Fewer workers need '
             'less: --cfg-options train_dataloader.num_workers=1 val_dataloader.num_workers=1. What was saved is whole; '
             'a training goes on from it with --resume.'
         )
@@ -170,8 +180,6 @@ def _machine_message(error: Exception) -> str | None:
 def _config_message(error: Exception) -> str | None:
     """What is wrong with a name or an argument in the config; None for any other error."""
     text = str(error.args[0]) if error.args else ''
-    if isinstance(error, SyntaxError):
-        return str(error)
     unknown = re.match(r'(?P<name>\S+) is not in the \S+::(?P<registry>[\w ]+) registry', text)
     if isinstance(error, KeyError) and unknown:
         return (
