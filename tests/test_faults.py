@@ -21,9 +21,11 @@ import pytest
 import torch
 from conftest import TOOLS, load_script
 from mmengine.config import Config
+from mmengine.runner import Runner
 from processes import LIMIT, finish, run, start
 from safetensors.torch import load_file
 
+from crack_plugin.hooks.work_dir_lock import WorkDirInUseError, WorkDirLockHook
 from crack_plugin.models import SAM3TextLoRA
 
 EPOCHS = 3
@@ -183,7 +185,7 @@ KILLS = [
     pytest.param(_kill_when_moving, ('*/history.json', 3, False), id='in a history row'),
     pytest.param(_kill_when_moving, ('*/epoch_2/*.png', 2, False), id='in a prediction'),
 ]
-FAST_KILLS = ('in a validation', 'before the former best goes')
+FAST_KILLS = ('in a validation',)
 
 
 @pytest.mark.parametrize(
@@ -231,9 +233,8 @@ def test_killed_at_ten_random_moments(config: Path, whole: Path, tmp_path: Path,
 # ---- SIGTERM and Ctrl-C
 
 
-@pytest.mark.parametrize(
-    ('number', 'code'), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, -15, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(('number', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, -15)], ids=['SIGINT', 'SIGTERM'])
 def test_stopped_by_a_signal(config: Path, whole: Path, tmp_path: Path, number: int, code: int) -> None:
     work_dir = tmp_path / 'broken'
     log = tmp_path / 'log'
@@ -323,7 +324,7 @@ def test_log_on_a_full_disk(command: Callable[..., str], monkeypatch: pytest.Mon
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'scalars.json')
 
     monkeypatch.setattr('mmengine.visualization.LocalVisBackend.add_scalars', full)
-    said = command('train')
+    said = command('train', '--cfg-options', 'default_hooks.logger.interval=1')
     assert 'could not be written: No space left on device (scalars.json)' in said
 
 
@@ -378,6 +379,7 @@ def _wait_at(hook: str, method: str, nth: int, file: Path) -> None:
     _call_at(hook, method, nth, _wait_for, file)
 
 
+@pytest.mark.slow
 def test_two_trainings_in_one_work_dir(config: Path, whole: Path, tmp_path: Path) -> None:
     work_dir, log = tmp_path / 'shared', tmp_path / 'log'
     how = ('IterTimerHook', 'after_train_iter', 5, tmp_path / 'never')
@@ -392,6 +394,28 @@ def test_two_trainings_in_one_work_dir(config: Path, whole: Path, tmp_path: Path
     first.kill()
     first.join()
     resumes_to_the_same(config, work_dir, whole)
+
+
+def test_lock_is_held_against_other_processes_alone(tiny_config: Path, tmp_path: Path) -> None:
+    cfg = Config.fromfile(tiny_config)
+    runner = Runner.from_cfg(cfg)
+    lock = Path(cfg.work_dir, '.training.lock')
+    lock.parent.mkdir(exist_ok=True)
+    hold = (
+        f'import fcntl, time; f = open({str(lock)!r}, "w"); f.write("held"); f.flush(); fcntl.lockf(f, fcntl.LOCK_EX)'
+    )
+    holder = subprocess.Popen([sys.executable, '-c', f'{hold}; print(flush=True); time.sleep(60)'], stdout=-1)
+    assert holder.stdout is not None and holder.stdout.readline()
+    first, second = WorkDirLockHook(), WorkDirLockHook()
+    with pytest.raises(WorkDirInUseError, match=r'another training is writing into .*: held\. Wait for it'):
+        first.before_train(runner)
+    holder.kill()
+    holder.wait()
+    leftover = lock.parent / '.epoch_1.pth-abc.tmp'
+    leftover.write_text('')
+    first.before_train(runner)
+    assert f'process {os.getpid()} on ' in lock.read_text() and not leftover.exists()
+    second.before_train(runner)
 
 
 # ---- checkpoints that cannot be resumed from
@@ -425,16 +449,20 @@ def deleted(work_dir: Path) -> None:
 
 @pytest.mark.parametrize('damage', [cut_short, emptied, overwritten, deleted])
 def test_damaged_checkpoint_names_the_one_before(
-    config: Path, command: Callable[..., str], trained: Path, whole: Path, damage: Callable[..., None]
+    config: Path, command: Callable[..., str], trained: Path, damage: Callable[..., None]
 ) -> None:
     damage(trained)
     said = command('train', '--resume', '--work-dir', trained, config=config)
     assert f'checkpoint {trained}/epoch_3.pth' in said
     assert f'--resume --cfg-options load_from={trained}/epoch_2.pth' in said
-    if damage is cut_short:
-        options = ['--cfg-options', f'load_from={trained}/epoch_2.pth']
-        run('train', config, '--work-dir', trained, '--resume', *options, log=trained.with_suffix('.log'))
-        assert_same(outcome(trained), outcome(whole / 'work_dir'))
+
+
+@pytest.mark.slow
+def test_the_one_before_leads_to_the_same_end(config: Path, trained: Path, whole: Path) -> None:
+    cut_short(trained)
+    options = ['--cfg-options', f'load_from={trained}/epoch_2.pth']
+    run('train', config, '--work-dir', trained, '--resume', *options, log=trained.with_suffix('.log'))
+    assert_same(outcome(trained), outcome(whole / 'work_dir'))
 
 
 def test_damaged_checkpoint_is_not_tested(config: Path, command: Callable[..., str], trained: Path) -> None:
@@ -456,6 +484,7 @@ def test_lost_last_checkpoint(config: Path, command: Callable[..., str], trained
     assert_same(outcome(trained), before)
 
 
+@pytest.mark.slow
 def test_resume_in_an_empty_work_dir_starts(config: Path, whole: Path, tmp_path: Path) -> None:
     """As jobs that are put back into a queue count on."""
     run('train', config, '--resume', '--work-dir', tmp_path / 'new', log=tmp_path / 'log')
@@ -502,6 +531,7 @@ def _kill_worker_in_epoch(epoch: int) -> None:
     _SeededFetch.__call__ = deadly  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 def test_dead_data_worker(config: Path, whole: Path, tmp_path: Path) -> None:
     work_dir, log = tmp_path / 'broken', tmp_path / 'log'
     workers = tmp_path / 'workers.py'
@@ -521,9 +551,8 @@ def _rename(old: Path, new: Path) -> None:
     old.rename(new)
 
 
-@pytest.mark.parametrize(
-    'kind', [pytest.param('images', id='image'), pytest.param('labels', id='label', marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', [pytest.param('images', id='image'), pytest.param('labels', id='label')])
 def test_sample_that_is_damaged_while_training(config: Path, whole: Path, tmp_path: Path, kind: str) -> None:
     data, work_dir, log = tmp_path / 'data', tmp_path / 'broken', tmp_path / 'log'
     shutil.copytree(Config.fromfile(config).data_root, data)

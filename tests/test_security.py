@@ -105,12 +105,15 @@ def test_resumed_checkpoint(tiny_config: Path, tmp_path: Path, proof: Path, tool
 def test_config_inside_a_resumed_checkpoint(tiny_config: Path, tmp_path: Path, proof: Path) -> None:
     """MMEngine runs meta['config'], if there is one, as a config file: Python."""
     cfg = Config.fromfile(tiny_config)
+    cfg.train_cfg.max_epochs, cfg.train_dataloader.dataset.indices = 1, 2
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     Runner.from_cfg(cfg).train()
     path = Path(cfg.work_dir, 'epoch_1.pth')
     checkpoint = torch.load(path, weights_only=True)
     checkpoint['meta']['config'] = f'import pathlib\npathlib.Path({str(proof)!r}).mkdir()'
     torch.save(checkpoint, path)
     cfg.load_from, cfg.resume, cfg.experiment_name = str(path), True, 'resumed'
+    cfg.train_cfg.max_epochs = 2
     runner = Runner.from_cfg(cfg)
     runner.train()
     assert runner.epoch == 2

@@ -56,12 +56,23 @@ def pictures(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_two_processes_train_to_the_weights_of_one(config: Path, tmp_path: Path) -> None:
-    one, two = tmp_path / 'one', tmp_path / 'two'
-    run('train', config, '--work-dir', one, *IN_ONE, log=tmp_path / 'one.log')
-    printed = run_ranks('train', config, '--work-dir', two, log=tmp_path / 'two.log')
-    assert 'find_unused_parameters=True' not in printed
+@pytest.fixture(scope='module')
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Work dir of a training by two processes."""
+    return tmp_path_factory.mktemp('together') / 'work_dir'
 
+
+@pytest.fixture
+def two(config: Path, together: Path, tmp_path: Path) -> Path:
+    if not together.exists():
+        printed = run_ranks('train', config, '--work-dir', together, log=tmp_path / 'two.log')
+        assert 'find_unused_parameters=True' not in printed
+    return together
+
+
+def test_two_processes_train_to_the_weights_of_one(config: Path, two: Path, tmp_path: Path) -> None:
+    one = tmp_path / 'one'
+    run('train', config, '--work-dir', one, *IN_ONE, log=tmp_path / 'one.log')
     expected, start_values = weights(one), MODELS.build(Config.fromfile(config).model).state_dict()
     moved = max((value - start_values[name]).abs().max() for name, value in expected.items())
     assert moved > 0.01
@@ -73,23 +84,23 @@ def test_two_processes_train_to_the_weights_of_one(config: Path, tmp_path: Path)
         assert row['train_loss'] == pytest.approx(other['train_loss'], rel=1e-6)
 
 
-def test_two_processes_score_as_one(config: Path, tmp_path: Path) -> None:
+def test_two_processes_validate_as_one_tests(config: Path, two: Path, tmp_path: Path) -> None:
     """Three images on two ranks: one is there twice, and counted once."""
-    run_ranks('train', config, '--work-dir', tmp_path / 'two', log=tmp_path / 'two.log')
-    checkpoint = tmp_path / 'two' / 'epoch_2.pth'
+    run('test', config, two / 'epoch_2.pth', '--work-dir', tmp_path / 'one', log=tmp_path / 'one.log')
+    row, expected = history(two)[-1], scores(tmp_path / 'one')
+    assert {key: row[key] for key in expected} == expected
+    assert len(expected) > 15
+    assert pictures(two / 'predictions' / 'epoch_2') == pictures(tmp_path / 'one' / 'predictions' / 'test')
+
+
+@pytest.mark.slow
+def test_two_processes_test_as_one(config: Path, two: Path, tmp_path: Path) -> None:
     one, both = tmp_path / 'test_one', tmp_path / 'test_both'
-    run('test', config, checkpoint, '--work-dir', one, log=tmp_path / 'test_one.log')
-    run_ranks('test', config, checkpoint, '--work-dir', both, log=tmp_path / 'test_both.log')
+    run('test', config, two / 'epoch_2.pth', '--work-dir', one, log=tmp_path / 'one.log')
+    run_ranks('test', config, two / 'epoch_2.pth', '--work-dir', both, log=tmp_path / 'both.log')
     assert scores(both) == scores(one)
     assert len(pictures(both / 'predictions' / 'test')) == 3
     assert pictures(both / 'predictions' / 'test') == pictures(one / 'predictions' / 'test')
-    # And so was the validation while training.
-    assert pictures(tmp_path / 'two' / 'predictions' / 'epoch_2') == pictures(one / 'predictions' / 'test')
-    row = history(tmp_path / 'two')[-1]
-    assert {key: row[key] for key in scores(one) if key in row} == {
-        key: value for key, value in scores(one).items() if key in row
-    }
-    assert row['crack/IoU'] == scores(one)['crack/IoU']
 
 
 def _stop_rank_after(iteration: int) -> None:
@@ -137,6 +148,7 @@ def _spoil_loss(iteration: int) -> None:
     SAM3TextLoRA.loss = spoilt
 
 
+@pytest.mark.slow
 def test_one_rank_with_a_nan_loss_stops_or_skips_on_all(config: Path, tmp_path: Path) -> None:
     spoil = {'prepare': _spoil_loss, 'prepare_with': (2,)}
     printed = run_ranks('train', config, '--work-dir', tmp_path / 'stop', log=tmp_path / 'stop.log', code=1, **spoil)

@@ -46,6 +46,8 @@ class AtomicCheckpointHook(CheckpointHook):
         folder = str(self.out_dir or runner.work_dir)
         if self.backend_args is None and self.file_client_args is None and '://' not in folder:
             self.backend_args = {'backend': 'whole_files'}
+        if self.out_dir is None:
+            _find_best_in(runner)
         super().before_train(runner)
         if runner.cfg.get('resume') and runner.iter == 0:
             _refuse_to_start_over(Path(runner.work_dir))
@@ -119,6 +121,14 @@ class _Postponing:
         elif self._backend.isdir(path):
             # DeepSpeed's checkpoints are folders.
             self._backend.rmtree(path)
+
+
+def _find_best_in(runner: Runner) -> None:
+    """Where the work dir was moved or copied, take the best checkpoint for the one that came along."""
+    for key, path in list(runner.message_hub.runtime_info.items()):
+        here = Path(runner.work_dir, Path(path).name) if key.startswith('best_ckpt') else None
+        if here is not None and here.is_file():
+            runner.message_hub.update_info(key, str(here))
 
 
 def _refuse_to_start_over(work_dir: Path) -> None:
