@@ -56,15 +56,17 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
             f'checkpoint {path} does not exist. {_advice(path)} (A relative path, in last_checkpoint as well, counts '
             'from the folder that the training was started in.)'
         )
-    return _read(partial(torch.load, path, map_location=map_location, weights_only=True), str(path), _advice(path))
+    return _read(
+        partial(torch.load, path, map_location=map_location, weights_only=True), str(path), partial(_advice, path)
+    )
 
 
 def _load_url(url: str, *args: Any, **kwargs: Any) -> Any:
     load = partial(torch.hub.load_state_dict_from_url, url, *args, **{**kwargs, 'weights_only': True})
-    return _read(load, url, 'Delete it from the cache of torch.hub, and try again.')
+    return _read(load, url, lambda: 'Delete it from the cache of torch.hub, and try again.')
 
 
-def _read(load: Callable[[], Any], source: str, advice: str) -> Any:
+def _read(load: Callable[[], Any], source: str, advice: Callable[[], str]) -> Any:
     try:
         checkpoint = load()
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
@@ -78,7 +80,7 @@ def _read(load: Callable[[], Any], source: str, advice: str) -> Any:
             ) from error
         if isinstance(error, RuntimeError) and not _DAMAGE.search(str(error)):
             raise
-        raise CheckpointError(f'checkpoint {source} is damaged, cut short, or no checkpoint. {advice}') from error
+        raise CheckpointError(f'checkpoint {source} is damaged, cut short, or no checkpoint. {advice()}') from error
     meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
     # Runner.resume would run this as a config file. Files of MMCV 1.x have it, and nothing of ours reads it.
     if isinstance(meta, dict) and 'config' in meta:
@@ -93,7 +95,7 @@ def _advice(path: Path) -> str:
     if not others:
         return 'There is no other checkpoint beside it: start again without --resume, or copy the file anew.'
     return (
-        f'The newest whole one beside it is {others[0].name}; to continue from that: '
+        f'The newest whole one beside it is {others[0].name}; a training goes on from that with '
         f'--resume --cfg-options load_from={others[0]}'
     )
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TOOLS, load_script
+from conftest import RANDOM_PIPELINE, TOOLS, load_script
 from mmengine.config import Config
 from mmengine.runner import Runner
 from processes import LIMIT, finish, run, start
@@ -44,14 +44,7 @@ def config(tiny_config: Path, whole: Path, tmp_path: Path) -> Path:
     text = f"""
 _base_ = {str(tiny_config)!r}
 model = dict(lora=dict(lora_dropout=0.2))
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadYOLOPolygons'),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
-    dict(type='PackSegInputs'),
-]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(dataset=dict(pipeline={RANDOM_PIPELINE!r}))
 optim_wrapper = dict(optimizer=dict(lr=1e-2))
 train_cfg = dict(max_epochs={EPOCHS})
 """
@@ -202,7 +195,7 @@ def test_killed(config: Path, whole: Path, tmp_path: Path, prepare: Callable[...
 @pytest.mark.slow
 @pytest.mark.parametrize('workers', [0, 1])
 def test_killed_at_ten_random_moments(config: Path, whole: Path, tmp_path: Path, workers: int) -> None:
-    """Anywhere between the first log line and the end, in the same training again and again until ten have hit."""
+    """Anywhere in the training, which goes on and is killed again; ten times, and until one was in a validation."""
     loader = tmp_path / 'loader.py'
     data = f'dict(num_workers={workers}, persistent_workers={workers > 0})'
     loader.write_text(f'_base_ = {str(config)!r}\ntrain_dataloader = {data}\nval_dataloader = {data}\n')
@@ -210,8 +203,8 @@ def test_killed_at_ten_random_moments(config: Path, whole: Path, tmp_path: Path,
     run('train', loader, '--work-dir', tmp_path / 'timed', log=tmp_path / 'timed.log')
     length = time.monotonic() - began
     moments = random.Random(workers)
-    kills, resumed = 0, 0
-    while kills < 10:
+    kills, in_validation, resumed = 0, 0, 0
+    while kills < 10 or not in_validation:
         work_dir = tmp_path / f'random_{resumed}'
         while True:
             log = tmp_path / f'log_{kills}'
@@ -225,6 +218,8 @@ def test_killed_at_ten_random_moments(config: Path, whole: Path, tmp_path: Path,
             process.kill()
             process.join(LIMIT)
             kills += 1
+            history = work_dir / 'history.json'
+            in_validation += history.exists() and 'val_seconds' not in json.loads(history.read_text())[-1]
             assert_saved_is_whole(work_dir)
         resumed += 1
         assert_same(outcome(work_dir), outcome(whole / 'work_dir'))
@@ -411,7 +406,7 @@ def test_lock_is_held_against_other_processes_alone(tiny_config: Path, tmp_path:
         first.before_train(runner)
     holder.kill()
     holder.wait()
-    leftover = lock.parent / '.epoch_1.pth-abc.tmp'
+    leftover = lock.parent / '.epoch_1.pth-abc.unfinished'
     leftover.write_text('')
     first.before_train(runner)
     assert f'process {os.getpid()} on ' in lock.read_text() and not leftover.exists()

@@ -11,7 +11,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 AFTER_CHECKPOINT_HOOK = 95
 """Priority between ``CheckpointHook``, which decides what is best, and ``LOWEST``."""
 
-LEFTOVER = '.tmp'
+LEFTOVER = '.unfinished'
 """How the names of unfinished files and folders end; they start with a dot."""
 
 
@@ -22,7 +22,7 @@ class SaveError(OSError):
 def write_whole(path: Path, data: bytes, durable: bool = False) -> None:
     """Write a file under a temporary name and move it, so that nobody ever reads half of it.
 
-    The parent folders are made. What a killed process leaves behind starts with a dot and ends in ``.tmp``.
+    The parent folders are made. What a killed process leaves behind starts with a dot and ends in ``.unfinished``.
 
     Args:
         path: The file.
@@ -34,7 +34,7 @@ def write_whole(path: Path, data: bytes, durable: bool = False) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}-', suffix=LEFTOVER)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name[:50]}-', suffix=LEFTOVER)
         scratch = Path(name)
         try:
             with os.fdopen(handle, 'wb') as file:
@@ -50,7 +50,7 @@ def write_whole(path: Path, data: bytes, durable: bool = False) -> None:
     except OSError as error:
         raise SaveError(
             f'{path} could not be written: {error.strerror}. What was saved before is whole. Make room, or see to it '
-            'that the folder can be written, and go on with --resume.'
+            'that the folder can be written; a training goes on with --resume.'
         ) from error
 
 

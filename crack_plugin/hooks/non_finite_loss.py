@@ -66,7 +66,7 @@ class NonFiniteLossHook(Hook):
             if not anywhere.item():
                 update(loss, *args, **kwargs)
                 return
-            self._report(runner, f'the loss is {loss.item()}', bool(bad))
+            self._report(runner, f'the loss is {loss.item()}' if bad else None)
             # The iteration counts for the accumulation of gradients, as if its backward pass had run.
             wrapper._inner_count += 1
             wrapper.zero_grad()
@@ -82,14 +82,15 @@ class NonFiniteLossHook(Hook):
             if bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))):
                 step(**kwargs)
             else:
-                self._report(runner, 'the gradient is not finite', True)
+                self._report(runner, 'the gradient is not finite')
 
         return checked_step
 
-    def _report(self, runner: Runner, what: str, here: bool) -> None:
-        names = all_gather_object(_images(self._batch) if here else [])
-        images = ', '.join(name for rank in names for name in rank) or 'unknown images'
-        where = f'iteration {runner.iter + 1} (epoch {runner.epoch + 1}): {what} for the batch {images}'
+    def _report(self, runner: Runner, what: str | None) -> None:
+        """Stop or warn; ``what`` is wrong on this rank, None if it is wrong on others."""
+        found = [rank for rank in all_gather_object((what, _images(self._batch))) if rank[0] is not None]
+        images = ', '.join(name for _, names in found for name in names) or 'unknown images'
+        where = f'iteration {runner.iter + 1} (epoch {runner.epoch + 1}): {found[0][0]} for the batch {images}'
         if self.on_nan == 'stop':
             raise NonFiniteLossError(
                 f'{where}. The weights are as before this iteration, and the saved checkpoints are sound. Look at the '

@@ -114,7 +114,7 @@ def save(model: PeftModel, folder: str | Path, base_name: str | None, base_hash:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # What a killed process leaves behind has the name of hooks' unfinished files.
-        with tempfile.TemporaryDirectory(dir=folder, prefix='.adapter-', suffix='.tmp') as scratch:
+        with tempfile.TemporaryDirectory(dir=folder, prefix='.adapter-', suffix='.unfinished') as scratch:
             save_file(weights, str(Path(scratch) / WEIGHTS_FILE), metadata={'format': 'pt', BASE_HASH: base_hash})
             config.save_pretrained(scratch)
             for name in (WEIGHTS_FILE, CONFIG_FILE):
@@ -122,7 +122,7 @@ def save(model: PeftModel, folder: str | Path, base_name: str | None, base_hash:
     except (OSError, SafetensorError) as error:
         raise AdapterError(
             f'adapter {folder} could not be written: {error}. What was saved before is whole. Make room, or see to it '
-            'that the folder can be written, and go on with --resume.'
+            'that the folder can be written; a training goes on with --resume.'
         ) from error
     finally:
         config.inference_mode = training

@@ -7,25 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import forget_visualizers
+from conftest import ScoreAs, forget_visualizers
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from crack_plugin.checkpoints import CheckpointError
 from crack_plugin.hooks import files
-
-
-class ScoreAs(Hook):
-    """Gives each validation the score of its epoch, so that a test knows which is best."""
-
-    priority = 'VERY_HIGH'
-
-    def __init__(self, scores: list[float]) -> None:
-        self.scores = scores
-
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
-        metrics['crack/IoU'] = self.scores[runner.epoch - 1]
 
 
 def make_runner(config: Path, work_dir: Path, scores: list[float], **hook: Any) -> Runner:

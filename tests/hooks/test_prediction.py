@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import ScoreAs
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -28,16 +29,6 @@ class Scored(Hook):
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         for sample in outputs:
             self.masks[runner.epoch, Path(sample.img_path).stem] = sample.pred_sem_seg.data[0].numpy() == 1
-
-
-class ScoreAs(Hook):
-    priority = 'VERY_HIGH'
-
-    def __init__(self, scores: list[float]) -> None:
-        self.scores = scores
-
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
-        metrics['crack/IoU'] = self.scores[runner.epoch - 1]
 
 
 def make_runner(config: Path, work_dir: Path, **options: Any) -> Runner:
