@@ -40,9 +40,12 @@ class AtomicCheckpointHook(CheckpointHook):
 
     backend_args: dict[str, Any] | None
     file_backend: Any
+    _training = False
+    _outdated: list[str]
 
     def before_train(self, runner: Runner) -> None:
         """Set up, and delete what a killed run had replaced but not yet deleted."""
+        self._training = True
         folder = str(self.out_dir or runner.work_dir)
         if self.backend_args is None and self.file_client_args is None and '://' not in folder:
             self.backend_args = {'backend': 'whole_files'}
@@ -55,7 +58,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if runner.iter > 0:
             self.last_ckpt = runner.message_hub.runtime_info.get('last_ckpt')
         # A killed run's checkpoint says what was to be deleted after it.
-        self._outdated: list[str] = list(runner.message_hub.runtime_info.get(OUTDATED, []))
+        self._outdated = list(runner.message_hub.runtime_info.get(OUTDATED, []))
         runner.message_hub.update_info(OUTDATED, self._outdated)
         self.file_backend = _Postponing(self.file_backend, self._outdated)
         self._remove_outdated(runner)
@@ -85,6 +88,9 @@ class AtomicCheckpointHook(CheckpointHook):
         self._remove_outdated(runner)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
+        # A validation outside training has nothing to save. (The stock hook fails there.)
+        if not self._training:
+            return
         super()._save_best_checkpoint(runner, metrics)
         # Without a numbered checkpoint so far, the best was the only one to save.
         self._remove_outdated(runner)
