@@ -1,17 +1,21 @@
 """A tiny random SAM 3, small enough to run a step in milliseconds, a few pictures, and a config that joins them."""
 
 import copy
+import importlib.util
 import logging
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 
 import crack_plugin  # noqa: F401 - before any mmseg: makes it importable with mmcv-lite
 from crack_plugin.datasets.synthetic import write_dataset
@@ -61,6 +65,26 @@ TINY_SAM3: dict[str, Any] = {
     # Larger than SAM 3's own 0.02, or the logits of so few layers hardly depend on the picture.
     'initializer_range': 0.2,
 }
+
+RANDOM_PIPELINE = [
+    {'type': 'LoadImageFromFile'},
+    {'type': 'LoadYOLOPolygons'},
+    {'type': 'RandomFlip', 'prob': 0.5},
+    {'type': 'PhotoMetricDistortion'},
+    {'type': 'PackSegInputs'},
+]
+
+
+class ScoreAs(Hook):
+    """Gives each validation the score of its epoch, so that a test knows which is best."""
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, scores: list[float]) -> None:
+        self.scores = scores
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
+        metrics['crack/IoU'] = self.scores[runner.epoch - 1]
 
 
 def forget_visualizers() -> None:
@@ -132,3 +156,12 @@ def run_tool(*command: str | Path, cwd: Path | None = None, **environment: str) 
         cwd=cwd,
         env={**os.environ, 'HF_HUB_OFFLINE': '1', **environment},
     )
+
+
+def load_script(path: Path) -> ModuleType:
+    """Import a script that is not part of the package."""
+    spec = importlib.util.spec_from_file_location(f'script_{path.stem}', path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,17 +1,15 @@
 """What users put around a training, through a real runner or tool: zero-shot, several prompts, EMA and the rest."""
 
-import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY_SAM3, TOOLS
+from conftest import ROOT, TINY_SAM3, TOOLS, load_script
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -22,14 +20,6 @@ from crack_plugin.models import SAM3TextLoRA
 
 FAST = {'optim_wrapper.optimizer.lr': 1e-2, 'model.lora.lora_dropout': 0.0}
 Scores = dict[str, float]
-
-
-def load_script(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f'script_{path.stem}', path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

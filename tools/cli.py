@@ -1,14 +1,17 @@
 """What the tools share: MMSegmentation's command line, the options of a dataset, and errors a user can read."""
 
 import argparse
+import errno
 import os
 import re
+import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from mmengine.config import Config, DictAction
 
@@ -19,9 +22,18 @@ _WORKER_ERROR = re.compile(
     r'\n  File "(?P<file>[^"]+)", line \d+, in .+\n    (?P<statement>.+)\n(?: .*\n)*'
     r'[\w.]+: (?P<message>(?:.|\n)+)\Z'
 )
+_DEAD_WORKER = re.compile(
+    r'DataLoader worker \(pid(?:\(s\))? (?P<pid>[\d, ]+)\) '
+    r'(?:exited unexpectedly|is killed by signal: (?P<signal>[^.]+))'
+)
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # Of the Unicode private use area, stands for a blank while mmengine parses.
 _BLANK = '\ue000'
 CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
+
+
+class ToolError(RuntimeError):
+    """What a tool itself has to say to its user."""
 
 
 class KeyValueAction(DictAction):
@@ -160,8 +172,17 @@ def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None)
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config that ``args`` names and apply launcher, overrides and work dir to it."""
-    cfg = Config.fromfile(args.config)
+    """Read the config that ``args`` names and apply launcher, overrides and work dir to it.
+
+    Raises:
+        ToolError: The config is not Python.
+    """
+    try:
+        cfg = Config.fromfile(args.config)
+    except SyntaxError as error:
+        raise ToolError(
+            f'config {args.config}, or a file it builds on, is not Python: line {error.lineno}: {error.msg}'
+        ) from error
     cfg.launcher = args.launcher
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
@@ -213,14 +234,72 @@ def build_trained_model(cfg: Config, checkpoint: str | None) -> Any:
 
 @contextmanager
 def readable_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
-    """Show what ``crack_plugin`` has to say to its user as one paragraph, and leave every other error its traceback."""
+    """Show what a user can act on as one paragraph, and leave every other error its traceback.
+
+    That is what ``crack_plugin`` itself raises, and the faults of the machine: memory, disk, a killed data worker.
+    """
     try:
         yield
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        message = _package_message(error)
+    except KeyboardInterrupt:
+        parser.exit(130, f'\n{parser.prog}: stopped. A training goes on from its last checkpoint with --resume.\n')
+    except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, ToolError):
+            message: str | None = str(error)
+        else:
+            message = _package_message(error) or _machine_message(error) or _config_message(error)
         if message is None:
             raise
         parser.exit(1, f'{parser.prog}: error: {message}\n')
+
+
+def _machine_message(error: Exception) -> str | None:
+    """What to do about a fault of the machine; None for any other error."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        reason = str(error).partition('. ')[0]
+        return (
+            f'{reason}: the GPU has too little memory for this config. For SAM 3 use one that needs less: '
+            'configs/sam3_lora_crack_lowmem.py, or --cfg-options model.image_size=672 (or 336); for any model: '
+            'train_dataloader.batch_size=1. What was saved is whole; a training goes on from it with --resume.'
+        )
+    # torch may put the signal into the cause
+    worker = _DEAD_WORKER.search(str(error.__cause__)) or _DEAD_WORKER.search(str(error))
+    if worker:
+        # torch itself points at shared memory after a bus error
+        reason = (
+            'Shared memory is full (/dev/shm; in Docker: --shm-size=8g, or --ipc=host).'
+            if worker['signal'] == 'Bus error'
+            else 'The usual reason is memory: the kernel ends the process that takes most (see `dmesg`).'
+        )
+        return (
+            f'data worker {worker["pid"]} died ({worker["signal"] or "signal unknown"}). {reason} Fewer workers need '
+            'less: --cfg-options train_dataloader.num_workers=1 val_dataloader.num_workers=1. What was saved is whole; '
+            'a training goes on from it with --resume.'
+        )
+    if isinstance(error, OSError) and error.errno in _DISK_FAULTS:
+        file = f' ({error.filename})' if error.filename else ''
+        return (
+            f'a file could not be written: {error.strerror}{file}. Make room, or choose another folder with '
+            '--work-dir. What was saved is whole; a training goes on from it with --resume.'
+        )
+    return None
+
+
+def _config_message(error: Exception) -> str | None:
+    """What is wrong with a name or an argument in the config; None for any other error."""
+    text = str(error.args[0]) if error.args else ''
+    unknown = re.match(r'(?P<name>\S+) is not in the \S+::(?P<registry>[\w ]+) registry', text)
+    if isinstance(error, KeyError) and unknown:
+        return (
+            f'the config asks for type={unknown["name"]!r}, and no {unknown["registry"]} has that name. Correct it; '
+            'a class of your own has to be imported by custom_imports.'
+        )
+    if isinstance(error, TypeError) and 'got an unexpected keyword argument' in text:
+        frames = traceback.extract_tb(error.__traceback__)
+        if Path(frames[-1].filename).name == 'build_functions.py':
+            return f'the config gives an argument that does not exist: {text}. Correct or remove it.'
+    return None
 
 
 def _package_message(error: Exception) -> str | None:
@@ -239,8 +318,45 @@ def _package_message(error: Exception) -> str | None:
 
 
 def build_runner(cfg: Config) -> Any:
-    """Build the runner of ``cfg``: mmengine's own, or the registered one that ``runner_type`` names."""
+    """Build the runner of ``cfg``: mmengine's own, or the registered one that ``runner_type`` names.
+
+    Raises:
+        ToolError: The work dir cannot be written, or the processes cannot talk to each other.
+    """
+    from mmengine.device import get_device
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    _check_work_dir(Path(cfg.work_dir))
+    build = RUNNERS.build if 'runner_type' in cfg else Runner.from_cfg
+    if cfg.get('launcher', 'none') == 'none' or get_device() != 'cpu':
+        return build(cfg)
+    _distribute_on_cpu(cfg)
+    # mmengine's launchers choose a CUDA device, which raises where there is none.
+    with patch('torch.cuda.set_device'):
+        return build(cfg)
+
+
+def _check_work_dir(folder: Path) -> None:
+    """Find out now, and not after an epoch, that nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ToolError(
+            f'the work dir {folder} cannot be written: {error.strerror}. Choose another with --work-dir.'
+        ) from error
+
+
+def _distribute_on_cpu(cfg: Config) -> None:
+    """Make several processes on CPUs possible, for tests and clusters without GPUs."""
+    if cfg.get('env_cfg', {}).get('dist_cfg', {}).get('backend', 'nccl') == 'nccl':
+        raise ToolError(
+            'several processes talk through nccl in this config, which needs GPUs, and PyTorch finds none on this '
+            'machine. For processes on the CPU add: --cfg-options env_cfg.dist_cfg.backend=gloo'
+        )
+    unused = cfg.get('find_unused_parameters', False)
+    default = {'type': 'MMDistributedDataParallel', 'broadcast_buffers': False, 'find_unused_parameters': unused}
+    # mmengine hands over the number of a GPU otherwise.
+    cfg.model_wrapper_cfg = {**cfg.get('model_wrapper_cfg', default), 'device_ids': None}

@@ -18,6 +18,7 @@ from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
+from crack_plugin.checkpoints import load_from_local
 from crack_plugin.models.adapters import WEIGHTS_FILE
 from crack_plugin.models.sam3_semantic import BaseModelError
 from crack_plugin.visualization.report import Facts, TrainingReport
@@ -184,7 +185,7 @@ def _recipe(cfg: Config, checkpoint: Path) -> Facts:
     base = model.get('base')
     head = model.get('decode_head')
     loss = head.get('loss_decode') if isinstance(head, dict) else model.get('loss_decode')
-    position = torch.load(checkpoint, map_location='cpu')['meta']
+    position = load_from_local(str(checkpoint), 'cpu')['meta']
     rows = [
         ('Config', Path(cfg.filename).name),
         ('Checkpoint', f'{checkpoint.name} (after epoch {position["epoch"]}, iteration {position["iter"]:,})'),

@@ -10,14 +10,17 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
+    # MMEngine's CheckpointHook, never without a whole checkpoint.
     # IoUMetric's mIoU averages in the background; the crack's own IoU decides
-    checkpoint=dict(type='CheckpointHook', interval=1, save_best='crack/IoU', rule='greater'),
+    checkpoint=dict(type='AtomicCheckpointHook', interval=1, save_best='crack/IoU', rule='greater'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
     history=dict(type='HistoryHook'),
     prediction=dict(type='PredictionHook'),
     prompt_check=dict(type='PromptCheckHook'),
     reproducibility=dict(type='ReproducibilityHook'),
+    non_finite_loss=dict(type='NonFiniteLossHook', on_nan='stop'),
+    work_dir_lock=dict(type='WorkDirLockHook'),
 )
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='ContiguousSegVisualizer', vis_backends=vis_backends, name='visualizer')

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
+from crack_plugin.checkpoints import load_from_local
 from crack_plugin.hooks import files
 
 RECORD = 'checkpoint.json'
@@ -74,8 +74,9 @@ class AdapterCheckpointHook(Hook):
             )
         self.folder = Path(runner.work_dir) / 'adapters'
         self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix='.trial-') as scratch:
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix='.trial-', suffix=files.LEFTOVER) as scratch:
             model.save_adapter(scratch)
+        self._mend_numbered(runner)
         self._scores = files.best_scores(runner)
         if self.save_best:
             for key in self._scores:
@@ -113,6 +114,17 @@ class AdapterCheckpointHook(Hook):
             model.save_adapter(self.folder / name)
         files.remove_older(self.folder, name, self.max_keep_ckpts)
 
+    def _mend_numbered(self, runner: Runner) -> None:
+        """Write the folder of the checkpoint that the training goes on from: a kill may have come between the two."""
+        if self.by_epoch:
+            done, last = runner.epoch, runner.epoch == runner.max_epochs
+            due = runner.iter == done * len(runner.train_dataloader)
+        else:
+            done, last, due = runner.iter, runner.iter == runner.max_iters, True
+        wanted = (self.interval > 0 and done % self.interval == 0) or (self.save_last and last)
+        if runner.iter > 0 and due and wanted:
+            self._save_numbered(runner, f'epoch_{done}' if self.by_epoch else f'iter_{done}')
+
     def _save_best(self, model: Any, key: str, record: dict[str, Any]) -> None:
         folder = self._best_folder(key)
         # The record comes last, so that one that is up to date vouches for the weights.
@@ -125,7 +137,7 @@ class AdapterCheckpointHook(Hook):
         if not path.is_file():
             runner.logger.warning(f'{path} is gone: {self._best_folder(key)} waits for the next best')
             return
-        checkpoint = torch.load(path, map_location='cpu')
+        checkpoint = load_from_local(str(path), 'cpu')
         record = self._record(runner, key, checkpoint['meta']['epoch'], checkpoint['meta']['iter'])
         written = self._best_folder(key) / RECORD
         if written.is_file() and json.loads(written.read_text()) == record:

@@ -11,23 +11,56 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 AFTER_CHECKPOINT_HOOK = 95
 """Priority between ``CheckpointHook``, which decides what is best, and ``LOWEST``."""
 
+LEFTOVER = '.unfinished'
+"""How the names of unfinished files and folders end; they start with a dot."""
 
-def write_whole(path: Path, data: bytes) -> None:
+
+class SaveError(OSError):
+    """A file could not be written; the message names it and says what to do."""
+
+
+def write_whole(path: Path, data: bytes, durable: bool = False) -> None:
     """Write a file under a temporary name and move it, so that nobody ever reads half of it.
 
-    The parent folders are made. What a killed process leaves behind starts with a dot and ends in ``.tmp``.
+    The parent folders are made. What a killed process leaves behind starts with a dot and ends in ``.unfinished``.
+
+    Args:
+        path: The file.
+        data: All of it.
+        durable: Wait until it is on the disk, where a power cut finds it whole, too.
+
+    Raises:
+        SaveError: It could not be written; a former file of the name is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}-', suffix='.tmp')
-    scratch = Path(name)
     try:
-        with os.fdopen(handle, 'wb') as file:
-            file.write(data)
-        scratch.chmod(0o644)
-        scratch.replace(path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name[:50]}-', suffix=LEFTOVER)
+        scratch = Path(name)
+        try:
+            with os.fdopen(handle, 'wb') as file:
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            scratch.chmod(0o644)
+            scratch.replace(path)
+        except BaseException:
+            scratch.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise SaveError(
+            f'{path} could not be written: {error.strerror}. What was saved before is whole. Make room, or see to it '
+            'that the folder can be written; a training goes on with --resume.'
+        ) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed processes left half written, anywhere below ``folder``; nobody else may be writing there."""
+    for path in list(folder.rglob(f'.*{LEFTOVER}')):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def step_name(runner: Runner) -> str:

@@ -103,19 +103,30 @@ def save(model: PeftModel, folder: str | Path, base_name: str | None, base_hash:
     """Write a PEFT adapter folder: ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Each file is written under a temporary name and moved, so an interrupted save leaves the former one whole.
+
+    Raises:
+        AdapterError: The folder cannot be written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     config = model.peft_config['default']
     config.base_model_name_or_path = base_name
     training, config.inference_mode = config.inference_mode, True
     weights = {name: weight.detach().cpu().contiguous() for name, weight in _named_weights(model).items()}
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        save_file(weights, str(Path(scratch) / WEIGHTS_FILE), metadata={'format': 'pt', BASE_HASH: base_hash})
-        config.save_pretrained(scratch)
-        for name in (WEIGHTS_FILE, CONFIG_FILE):
-            Path(scratch, name).replace(folder / name)
-    config.inference_mode = training
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # What a killed process leaves behind has the name of hooks' unfinished files.
+        with tempfile.TemporaryDirectory(dir=folder, prefix='.adapter-', suffix='.unfinished') as scratch:
+            save_file(weights, str(Path(scratch) / WEIGHTS_FILE), metadata={'format': 'pt', BASE_HASH: base_hash})
+            config.save_pretrained(scratch)
+            for name in (WEIGHTS_FILE, CONFIG_FILE):
+                Path(scratch, name).replace(folder / name)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(
+            f'adapter {folder} could not be written: {error}. What was saved before is whole. Make room, or see to it '
+            'that the folder can be written; a training goes on with --resume.'
+        ) from error
+    finally:
+        config.inference_mode = training
 
 
 def merge(model: PeftModel) -> Any:

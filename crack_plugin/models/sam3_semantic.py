@@ -7,6 +7,7 @@ pixel. The DETR decoder, the geometry encoder, the scoring and the instance mask
 import copy
 import gzip
 import hashlib
+import pickle
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,6 +80,11 @@ def load_base(base: str | dict[str, Any], image_size: int | None = None) -> tupl
             loaded: Any = Sam3Model.from_pretrained(base, config=config, output_loading_info=True)
         except (OSError, SafetensorError) as error:
             raise BaseModelError(_unavailable(base, error)) from error
+        except pickle.UnpicklingError as error:
+            raise BaseModelError(
+                f'base={base!r} is refused: loading its pickled weights would run code. Nothing of it was run. Take a '
+                'folder with model.safetensors, which is data alone.'
+            ) from error
         model, report = loaded
         if report['missing_keys']:
             missing = sorted(report['missing_keys'])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import ScoreAs
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -25,18 +26,6 @@ def base(tiny_sam3: dict, tmp_path: Path) -> str:
     folder = tmp_path / 'base'
     Sam3Model(Sam3Config(**tiny_sam3)).save_pretrained(folder)
     return str(folder)
-
-
-class ScoreAs(Hook):
-    """Gives each validation the score of its epoch, so that a test knows which is best."""
-
-    priority = 'VERY_HIGH'
-
-    def __init__(self, scores: list[float]) -> None:
-        self.scores = scores
-
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
-        metrics['crack/IoU'] = self.scores[runner.epoch - 1]
 
 
 class StopBeforeAdapter(Hook):

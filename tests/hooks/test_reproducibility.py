@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TOOLS, forget_visualizers
+from conftest import RANDOM_PIPELINE, TOOLS, forget_visualizers
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -43,13 +43,7 @@ def train(config: Path, work_dir: Path, stop: StopAt | None = None, resume: bool
     cfg.work_dir, cfg.resume = str(work_dir), resume
     cfg.experiment_name = f'{work_dir.name}_{time.monotonic_ns()}'
     cfg.model.lora.lora_dropout = 0.2
-    cfg.train_dataloader.dataset.pipeline = [
-        {'type': 'LoadImageFromFile'},
-        {'type': 'LoadYOLOPolygons'},
-        {'type': 'RandomFlip', 'prob': 0.5},
-        {'type': 'PhotoMetricDistortion'},
-        {'type': 'PackSegInputs'},
-    ]
+    cfg.train_dataloader.dataset.pipeline = RANDOM_PIPELINE
     cfg.merge_from_dict(options)
     forget_visualizers()
     runner = Runner.from_cfg(cfg)

@@ -1,0 +1,105 @@
+"""A loss that is no number must not reach the weights."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from mmengine.dist import all_gather_object, all_reduce
+from mmengine.hooks import Hook
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.runner import Runner
+from mmseg.registry import HOOKS
+from torch import Tensor
+
+
+class NonFiniteLossError(RuntimeError):
+    """Loss or gradient became NaN or infinite; the message names the iteration and the images."""
+
+
+@HOOKS.register_module()
+class NonFiniteLossHook(Hook):
+    """Stop, or leave the iteration out, when the loss or its gradient is NaN or infinite.
+
+    The weights stay as they were: the loss is checked before the backward pass, the gradients before the optimizer's
+    step. Gradients under ``AmpOptimWrapper`` are left to its scaler: there an infinite one now and then is how the
+    scale is found. All ranks decide together, and the message has the images of all.
+
+    With gradient accumulation 'skip' also drops what had been accumulated since the last step.
+
+    Args:
+        on_nan: 'stop' ends the training with an error; 'skip' leaves the step out, with a warning in the log.
+
+    Raises:
+        ValueError: ``on_nan`` is neither.
+        NonFiniteLossError: In training, with 'stop'.
+    """
+
+    def __init__(self, on_nan: str = 'stop') -> None:
+        if on_nan not in ('stop', 'skip'):
+            raise ValueError(f"NonFiniteLossHook: on_nan={on_nan!r}: choose 'stop' or 'skip'")
+        self.on_nan = on_nan
+        self._batch: Any = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Put the checks between the loss and the weights."""
+        wrapper = runner.optim_wrapper
+        if not isinstance(wrapper, OptimWrapper):
+            runner.logger.warning(f'NonFiniteLossHook cannot watch the optimizers of an {type(wrapper).__name__}')
+            return
+        # The one place between loss and step that all models, wrapped or not, pass.
+        wrapper.update_params = self._checked_update(runner, wrapper, wrapper.update_params)
+        if not isinstance(wrapper, AmpOptimWrapper):
+            wrapper.step = self._checked_step(runner, wrapper, wrapper.step)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Remember the batch, for its images' names."""
+        self._batch = data_batch
+
+    def _checked_update(
+        self, runner: Runner, wrapper: OptimWrapper, update: Callable[..., None]
+    ) -> Callable[..., None]:
+        def update_params(loss: Tensor, *args: Any, **kwargs: Any) -> None:
+            bad = ~torch.isfinite(loss.detach()).all()
+            anywhere = bad.to(torch.uint8)
+            all_reduce(anywhere, op='max')
+            if not anywhere.item():
+                update(loss, *args, **kwargs)
+                return
+            self._report(runner, f'the loss is {loss.item()}' if bad else None)
+            # The iteration counts for the accumulation of gradients, as if its backward pass had run.
+            wrapper._inner_count += 1
+            wrapper.zero_grad()
+
+        return update_params
+
+    def _checked_step(self, runner: Runner, wrapper: OptimWrapper, step: Callable[..., None]) -> Callable[..., None]:
+        # With its attributes, by which MMEngine's schedulers count steps.
+        @wraps(step)
+        def checked_step(**kwargs: Any) -> None:
+            gradients = [p.grad for group in wrapper.param_groups for p in group['params'] if p.grad is not None]
+            # The same on all ranks: gradients have been averaged over them.
+            if bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))):
+                step(**kwargs)
+            else:
+                self._report(runner, 'the gradient is not finite')
+
+        return checked_step
+
+    def _report(self, runner: Runner, what: str | None) -> None:
+        """Stop or warn; ``what`` is wrong on this rank, None if it is wrong on others."""
+        found = [rank for rank in all_gather_object((what, _images(self._batch))) if rank[0] is not None]
+        images = ', '.join(name for _, names in found for name in names) or 'unknown images'
+        where = f'iteration {runner.iter + 1} (epoch {runner.epoch + 1}): {found[0][0]} for the batch {images}'
+        if self.on_nan == 'stop':
+            raise NonFiniteLossError(
+                f'{where}. The weights are as before this iteration, and the saved checkpoints are sound. Look at the '
+                'images and labels; lower optim_wrapper.optimizer.lr; or leave such batches out: '
+                '--cfg-options default_hooks.non_finite_loss.on_nan=skip. Then go on with --resume.'
+            )
+        runner.logger.warning(f'{where}: no step is taken')
+
+
+def _images(batch: Any) -> list[str]:
+    samples = batch.get('data_samples', []) if isinstance(batch, dict) else []
+    return [str(sample.img_path) for sample in samples if hasattr(sample, 'img_path')]
