@@ -53,7 +53,6 @@ MEASURED_COLUMNS = [
     'density',
 ]
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
-MANY_WINDOWS = 100
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
 
 
@@ -213,8 +212,8 @@ class Predictor:
 
 
 def show_windows(batches: Sequence) -> Iterable:
-    """A progress bar over the windows of a large image; none for a small one."""
-    return tqdm(batches, desc='windows', leave=False, disable=len(batches) < MANY_WINDOWS)
+    """A progress bar over the windows of an image that takes longer than two seconds."""
+    return tqdm(batches, desc='windows', leave=False, delay=2)
 
 
 def class_scores(logits: Tensor, labels: Tensor) -> list[float]:
