@@ -1,6 +1,7 @@
 """Time the reference's prediction against ours, in turn in one run: the tables of docs/performance.md.
 
     python benchmarks/inference.py      # on a GPU at 1008 px if there is one, otherwise on the CPU at 336 px
+    python benchmarks/inference.py --exported   # the tiny model's ONNX and torch.export files beside PyTorch
 
 Full size, random weights. The reference runs the full forward with its adapters in place; ours has merged adapters, a
 prompt encoded once, and the semantic path alone, and its time includes what lies around the model: normalisation,
@@ -13,6 +14,7 @@ from collections import defaultdict
 from statistics import median
 from typing import Any
 
+import export
 import torch
 from steps import (
     Work,
@@ -101,7 +103,11 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=30 if cuda else 7, metavar='N', help='timed predictions of each')
     parser.add_argument('--warmup', type=int, default=5 if cuda else 1, metavar='N', help='predictions before those')
     parser.add_argument('--compile', action='store_true', help='on a CPU, a row with compiled code')
+    parser.add_argument('--exported', action='store_true', help='as benchmarks/export.py, and nothing else')
     args = parser.parse_args()
+    if args.exported:
+        export.main(['--rounds', str(args.rounds)])
+        return
     device = 'cuda' if cuda else 'cpu'
     print_machine(device)
     works = [reference_inference(args.image_size, device)]
