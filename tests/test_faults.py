@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import RANDOM_PIPELINE, TOOLS, load_script
+from conftest import RANDOM_PIPELINE, ROOT, TOOLS, load_script
 from mmengine.config import Config
 from mmengine.runner import Runner
 from processes import LIMIT, finish, run, start
@@ -593,3 +593,18 @@ def test_config_that_is_not_python(command: Callable[..., str], tmp_path: Path) 
     path = tmp_path / 'slip.py'
     path.write_text('model = dict(type=\n')
     assert str(path) in command('train', config=path)
+
+
+# ---- the page
+
+
+def test_every_row_of_the_page_is_a_test() -> None:
+    page = (ROOT / 'docs' / 'reliability.md').read_text()
+    table = page[page.index('| fault |') : page.index('Two faults are not covered')]
+    rows = [line for line in table.splitlines() if line.startswith('|')][2:]
+    tests = ''.join(path.read_text() for path in (ROOT / 'tests').rglob('test_*.py'))
+    assert len(rows) >= 20
+    for row in rows:
+        names = re.findall(r'(test_\w+)[\[`]', row.split('|')[-2])
+        assert names, row
+        assert all(f'def {name}(' in tests for name in names), row
