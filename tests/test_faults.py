@@ -278,10 +278,8 @@ FULL = [
 ]
 
 
-@pytest.mark.parametrize(
-    ('file', 'when', 'room'),
-    [p if p.id == 'for a checkpoint' else pytest.param(*p.values, id=p.id, marks=pytest.mark.slow) for p in FULL],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(('file', 'when', 'room'), FULL)
 def test_no_room(
     config: Path, whole: Path, small_disk: Path, tmp_path: Path, file: str, when: tuple, room: int
 ) -> None:
