@@ -1,0 +1,33 @@
+"""What docs/performance.md promises for a GPU of so many GB, simulated on the meta device at full size."""
+
+import pytest
+from conftest import ROOT, load_script
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.syspath_prepend(ROOT / 'benchmarks')
+    return load_script(ROOT / 'benchmarks' / 'memory.py')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('config', 'inference', 'gigabytes'),
+    [
+        ('sam3_lora_crack_lowmem', False, 2.5),
+        ('sam3_lora_crack_fast', False, 6.0),
+        ('sam3_lora_crack_last8', False, 2.5),
+        ('sam3_lora_crack_fast', True, 1.3),
+    ],
+)
+def test_peak_stays_below_what_is_promised(memory: object, config: str, inference: bool, gigabytes: float) -> None:
+    with memory.transformers_on_meta():
+        peak = memory.our_peak(config, 1008, 1, inference=inference)
+    assert 0.5 * gigabytes < peak / 1e9 <= gigabytes
+
+
+@pytest.mark.slow
+def test_reference_needs_what_its_report_says(memory: object) -> None:
+    """14 GB on the card, with 1 GB of context and workspaces: the simulation is of the right size."""
+    with memory.transformers_on_meta():
+        assert 12 < memory.reference_peak(1008, 1) / 1e9 < 13.5
