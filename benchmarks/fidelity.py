@@ -371,7 +371,8 @@ def our_prediction(model: SAM3TextLoRA, image: np.ndarray, folder: Path) -> tupl
     for transform in Config.fromfile(CONFIG).test_pipeline:
         data = TRANSFORMS.build(transform)(data)
     seen: list[Tensor] = []
-    handle = model.model.vision_encoder.backbone.register_forward_pre_hook(lambda _, arguments: seen.append(*arguments))
+    patches = model.model.vision_encoder.backbone.embeddings
+    handle = patches.register_forward_pre_hook(lambda _, arguments: seen.append(*arguments))
     try:
         with torch.no_grad():
             sample = model.test_step({'inputs': [data['inputs']], 'data_samples': [data['data_samples']]})[0]

@@ -153,7 +153,8 @@ class Calls(Hook):
 
     def __init__(self, model: SAM3TextLoRA) -> None:
         self.rows: dict[str, list[int]] = {'vision': [], 'text': [], 'fusion': []}
-        parts = model.model.vision_encoder.backbone, model.model.text_encoder.text_model, model.model.detr_encoder
+        sam3 = model.model
+        parts = sam3.vision_encoder.backbone.embeddings, sam3.text_encoder.text_model, sam3.detr_encoder
         for name, part in zip(self.rows, parts, strict=True):
             part.register_forward_hook(self._record(name))
 

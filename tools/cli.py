@@ -241,7 +241,7 @@ def readable_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        parser.exit(130, f'\n{parser.prog}: stopped. A training goes on from its last checkpoint with --resume.\n')
+        parser.exit(130, f'\n{parser.prog}: stopped. What was written is whole; a training goes on with --resume.\n')
     except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, ToolError):
             message: str | None = str(error)
