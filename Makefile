@@ -47,11 +47,14 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 demo: install ## Train and test a tiny model on generated crack pictures, on the CPU, without any download.
 	@$(PY) tools/demo.py
 
+# A process for each core, and one thread in each, or they would get in each other's way.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile
+
 test: lint ## Lint, type-check and run the fast tests.
-	@$(PY) -m pytest -m 'not slow'
+	@$(PYTEST) -m 'not slow'
 
 test-all: lint ## The same with the slow tests.
-	@$(PY) -m pytest
+	@$(PYTEST)
 
 lint: install ## Check style, formatting and types.
 	@$(PY) -m ruff check .

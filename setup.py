@@ -99,7 +99,17 @@ setup(
         'aug': [ALBUMENTATIONS],
         # For tools/export.py; onnxscript is what torch.onnx.export works with.
         'export': EXPORT,
-        'dev': [ALBUMENTATIONS, 'hypothesis', 'mypy', 'pycocotools', 'pytest', 'pytest-timeout', 'ruff', *EXPORT],
+        'dev': [
+            ALBUMENTATIONS,
+            *EXPORT,
+            'hypothesis',
+            'mypy',
+            'pycocotools',
+            'pytest',
+            'pytest-timeout',
+            'pytest-xdist',
+            'ruff',
+        ],
         # For configs/benchmark/mask2former_r50.py.
         'mask2former': ['mmdet>=3.3,<3.4'],
     },

@@ -34,8 +34,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def config_like(config: Path, other: Path, folder: Path) -> Path:
-    """Write a config: ``config``, trained in the manner of ``other``."""
+    """Write a config: ``config``, trained in the manner of ``other`` (not one for certain layers of the full SAM 3)."""
     manner = Config.fromfile(other)
+    pattern = manner.model.lora.target_modules
+    if isinstance(pattern, str) and not re.fullmatch(pattern, 'vision_encoder.backbone.layers.0.attention.q_proj'):
+        sys.exit(f'{other} adapts certain layers of the full SAM 3, which a small model does not have.')
     arguments = {name: manner.model.get(name) for name in ('dtype', 'activation_checkpointing', 'compile')}
     model = {name: value for name, value in arguments.items() if value is not None}
     model['lora'] = {name: manner.model.lora[name] for name in ('lora_dropout', 'target_modules')}

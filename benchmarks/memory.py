@@ -16,10 +16,12 @@ from torch import Tensor
 
 import crack_plugin  # noqa: F401 - before any mmseg: makes it importable with mmcv-lite
 from crack_plugin.models import SAM3TextLoRA, sam3_semantic
+from crack_plugin.models.adapters import has_adapter
 
 TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
     'sam3_lora_crack: the reference recipe, fp16 autocast': ('sam3_lora_crack', {}),
     'sam3_lora_crack_fast, not compiled': ('sam3_lora_crack_fast', {}),
+    'the same with activation_checkpointing=False': ('sam3_lora_crack_fast', {'activation_checkpointing': False}),
     'sam3_lora_crack_lowmem': ('sam3_lora_crack_lowmem', {}),
     'sam3_lora_crack_last8, not compiled': ('sam3_lora_crack_last8', {}),
     'sam3_lora_crack_last8, activation_checkpointing=True': (
@@ -35,7 +37,7 @@ def our_model(config_name: str, image_size: int, **arguments: Any) -> SAM3TextLo
     config.pop('type')
     model = SAM3TextLoRA(**config).train()
     text = (model.model.text_encoder, model.model.text_projection)
-    if not any(parameter.requires_grad for module in text for parameter in module.parameters()):
+    if not any(has_adapter(module) for module in text):
         # What the model does by itself where tensors have values.
         width, dtype = text[1].out_features, text[1].weight.dtype
         model.prompt_features = torch.empty(len(model.prompts), PROMPT_TOKENS, width, dtype=dtype)
@@ -45,7 +47,7 @@ def our_model(config_name: str, image_size: int, **arguments: Any) -> SAM3TextLo
 
 def our_peak(config_name: str, image_size: int, images: int, inference: bool = False, **arguments: Any) -> int:
     """Peak bytes of a step of ours, or of inference with merged adapters."""
-    autocast = None if our_config(config_name, image_size).model.get('dtype') else torch.float16
+    autocast = None if our_config(config_name, image_size, **arguments).model.get('dtype') else torch.float16
     if inference:
         # Merged adapters leave a model without any.
         arguments['lora'] = None

@@ -9,7 +9,9 @@ checkpointing computes again does not count.
 """
 
 import argparse
+import gc
 import tempfile
+from statistics import median
 from typing import Any
 
 import torch
@@ -42,7 +44,6 @@ CUDA_ROWS: tuple[Row, ...] = (
     ('lowmem', 'sam3_lora_crack_lowmem', {}),
     ('last 8 blocks', 'sam3_lora_crack_last8', {}),
 )
-CACHED = 'last 8 blocks, frozen prefix from the cache'
 
 
 def build(row: Row, image_size: int, device: str, images: int, compile: bool | None = None) -> Work:
@@ -55,21 +56,15 @@ def build(row: Row, image_size: int, device: str, images: int, compile: bool | N
     return work
 
 
-def cached(work: Work, folder: str) -> Work:
-    """The same model's step with the hidden states of its frozen layers read from disk."""
-
-    def step() -> None:
-        model: Any = work.model
-        if cache[0] is None:
-            cache[0] = model.cache_prefix(folder, limit=work.images)
-        model._prefix_cache = cache[0]
-        try:
-            work.run()
-        finally:
-            model._prefix_cache = None
-
-    cache: list[Any] = [None]
-    return Work(CACHED, step, work.model, work.optimizer, work.images)
+def build_cached(row: Row, image_size: int, device: str, images: int, compile: bool | None, folder: str) -> Work:
+    """The same with the hidden states of the frozen layers read from a file, which the page cache holds."""
+    work = build(row, image_size, device, images, compile)
+    work.name = f'{work.name}, frozen blocks from the cache'
+    model: Any = work.model
+    model.cache_prefix(folder, limit=images)
+    # The first step fills the cache.
+    work.run()
+    return work
 
 
 def operations(config_name: str, image_size: int) -> float:
@@ -81,33 +76,45 @@ def operations(config_name: str, image_size: int) -> float:
         return count_operations(lambda: PlainDice()(model.encode_decode(pixels, [{}])[:, 1], masks))
 
 
-def print_table(works: list[Work], flops: dict[str, float], peak: float, device: str) -> None:
+def print_table(works: list[Work], flops: dict[str, float], device: str) -> None:
     """A row for each work; the first is the reference."""
-    print('| step | s an image | ratio | peak GB | TFLOP/s | share of the product peak |\n|---|---|---|---|---|---|')
+    reference = works[0]
+    dtypes = {work.name: getattr(work.model, 'dtype', None) or torch.float32 for work in works}
+    if device == 'cuda':
+        dtypes[reference.name] = torch.float16  # by autocast
+    peaks = {dtype: matmul_peak(device, dtype) for dtype in set(dtypes.values())}
+    for dtype, peak in peaks.items():
+        print(f'best measured {str(dtype).removeprefix("torch.")} matrix product: {peak / 1e12:.3g} TFLOP/s')
+    print()
+    print('| step | s an image | ratio | peak GB | TFLOP/s | share of that |\n|---|---|---|---|---|---|')
     for work in works:
         seconds = work.seconds_per_image
         memory = f'{work.peak / 1e9:.2f}' if device == 'cuda' else ''
         speed = flops[work.name] / seconds if work.name in flops else None
-        figures = f'{speed / 1e12:.3g} | {speed / peak:.0%}' if speed else ' | '
-        print(f'| {work.name} | {seconds:.3g} | {seconds / works[0].seconds_per_image:.2f} | {memory} | {figures} |')
+        figures = f'{speed / 1e12:.3g} | {speed / peaks[dtypes[work.name]]:.0%}' if speed else ' | '
+        print(f'| {work.name} | {seconds:.3g} | {seconds / reference.seconds_per_image:.2f} | {memory} | {figures} |')
 
 
-def sweep(args: argparse.Namespace, device: str, peak: float) -> None:
+def sweep(args: argparse.Namespace, device: str) -> None:
     """Every batch size by itself, as far as memory goes."""
-    print('\n| step | batch | s an image | peak GB | share of the product peak |\n|---|---|---|---|---|')
+    peak = matmul_peak(device, torch.bfloat16)
+    print('\n| step | batch | s an image | peak GB | share of the bfloat16 peak |\n|---|---|---|---|---|')
     for name, config_name in (('fast', 'sam3_lora_crack_fast'), ('last 8 blocks', 'sam3_lora_crack_last8')):
         flops = operations(config_name, args.image_size)
         for images in args.batch_sizes:
+            work = build((name, config_name, {}), args.image_size, device, images)
             try:
-                work = build((name, config_name, {}), args.image_size, device, images)
                 time_alternately([work], args.rounds, args.warmup, device)
             except torch.OutOfMemoryError:
                 print(f'| {name} | {images} | out of memory | | |')
                 break
-            share = flops / work.seconds_per_image / peak
-            print(f'| {name} | {images} | {work.seconds_per_image:.3g} | {work.peak / 1e9:.1f} | {share:.0%} |')
-            del work
-            torch.cuda.empty_cache()
+            finally:
+                figures = work.seconds, work.peak
+                del work
+                gc.collect()
+                torch.cuda.empty_cache()
+            seconds, bytes_at_most = median(figures[0]) / images, figures[1]
+            print(f'| {name} | {images} | {seconds:.3g} | {bytes_at_most / 1e9:.1f} | {flops / seconds / peak:.0%} |')
 
 
 def main() -> None:
@@ -123,22 +130,21 @@ def main() -> None:
     device = 'cuda' if cuda else 'cpu'
     print_machine(device)
     rows = CUDA_ROWS if cuda else CPU_ROWS
+    compile = None if cuda else args.compile
     works = [reference_training(args.image_size, device)]
-    works += [build(row, args.image_size, device, 1, None if cuda else args.compile) for row in rows]
+    works += [build(row, args.image_size, device, 1, compile) for row in rows]
     with tempfile.TemporaryDirectory() as folder:
-        frozen = next(work for work in works if work.name.startswith('last 8 blocks'))
-        works.append(cached(frozen, folder))
+        works.append(build_cached(rows[-1], args.image_size, device, 1, compile, folder))
         time_alternately(works, args.rounds, args.warmup, device)
     flops = {name: operations(config_name, args.image_size) for name, config_name, _ in rows}
     flops['reference'] = operations('sam3_lora_crack', args.image_size)
-    peak = matmul_peak(device, torch.bfloat16 if cuda else torch.float32)
     print(f'{args.image_size} px, batch 1, medians of {args.rounds} steps each, in turn')
-    print(f'best measured {"bfloat16" if cuda else "fp32"} matrix product: {peak / 1e12:.3g} TFLOP/s\n')
-    print_table(works, flops, peak, device)
+    print_table(works, flops, device)
     if cuda and args.batch_sizes:
-        del works, frozen
+        del works
+        gc.collect()
         torch.cuda.empty_cache()
-        sweep(args, device, peak)
+        sweep(args, device)
 
 
 if __name__ == '__main__':

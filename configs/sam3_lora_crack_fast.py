@@ -2,7 +2,7 @@
 _base_ = './sam3_lora_crack.py'
 model = dict(
     dtype='bfloat16',  # frozen weights and all products; adapters, loss and rotary positions stay in fp32
-    # All but the ViT computes its activations again, for a tenth of the memory and a thirtieth of the operations
+    # All but the ViT computes its activations again: 0.5 GB less for 3 % more operations
     activation_checkpointing=['text_encoder', 'neck', 'detr_encoder', 'mask_decoder'],
     compile=True,  # fuses what lies between the products; costs some minutes at the start
     lora=dict(

@@ -160,7 +160,7 @@ class Calls(Hook):
 
     def _record(self, name: str) -> Callable[..., None]:
         def record(module: nn.Module, arguments: Any, output: Any) -> None:
-            self.rows[name].append(len(output.last_hidden_state))
+            self.rows[name].append(len(output if isinstance(output, torch.Tensor) else output.last_hidden_state))
 
         return record
 

@@ -1,11 +1,14 @@
 """Computes the frozen bottom of the ViT once for each picture, instead of once an epoch."""
 
+import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from mmengine.dist import barrier
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -13,15 +16,16 @@ from mmseg.registry import HOOKS
 
 from crack_plugin.hooks.reproducibility import seed
 
-SAMPLES = 3
+SAMPLES, DRAWS = 3, 8
 
 
 @HOOKS.register_module()
 class PrefixCacheHook(Hook):
     """Keep what the frozen layers of ``SAM3TextLoRA`` make of each training and validation picture on disk.
 
-    For adapters on the last blocks alone, and pipelines without random transforms. The log says how large the cache
-    will be before anything is written: at 1008 px, 10.6 MB a picture.
+    For adapters on the last blocks alone, and pipelines without random transforms. It is kept in bfloat16: exact under
+    ``model.dtype='bfloat16'``, otherwise rounded to that. The log says how large the cache may become before anything
+    is written: at 1008 px, 10.6 MB a picture.
 
     Args:
         folder: Where to keep it. Later runs, and other runs with the same frozen layers, use what is there.
@@ -34,39 +38,72 @@ class PrefixCacheHook(Hook):
         """Announce the size and open the cache.
 
         Raises:
-            ValueError: The pipeline is random, no layer is frozen, or the disk is too small.
+            ValueError: The pipeline is random, no layer is frozen, the model is another, or the disk is too small.
         """
+        model = _unwrapped(runner)
+        if not hasattr(model, 'cache_prefix'):
+            raise ValueError(f'PrefixCacheHook is for SAM3TextLoRA; {type(model).__name__} has no use for it.')
         loops = [loop for loop in (runner.train_loop, runner.val_loop) if loop is not None]
         datasets = [loop.dataloader.dataset for loop in loops]
         for dataset in datasets:
             _refuse_random(dataset)
         images = sum(len(dataset) for dataset in datasets)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         cache = model.cache_prefix(self.folder, images)
-        wanted = max(0, images - len(cache)) * model.prefix_bytes
-        free = shutil.disk_usage(cache.folder).free
+        # What is there may be of other images.
+        wanted, free = images * model.prefix_bytes, shutil.disk_usage(cache.folder).free
+        present = len(cache) * model.prefix_bytes
         runner.logger.info(
-            f'Prefix cache in {cache.folder}: {images:,} pictures of {model.prefix_bytes / 1e6:.1f} MB, '
-            f'{images * model.prefix_bytes / 1e9:.2f} GB in all, {wanted / 1e9:.2f} GB of them to be written'
+            f'Prefix cache in {cache.folder}: {images:,} pictures of {_size(model.prefix_bytes)}, {_size(wanted)} in '
+            f'all; {_size(present)} are there already, {_size(free)} are free'
         )
-        if wanted > free:
+        if wanted > free + present:
             raise ValueError(
-                f'the prefix cache needs {wanted / 1e9:.1f} GB in {cache.folder}, where {free / 1e9:.1f} GB are free. '
-                'Give PrefixCacheHook a folder on a larger disk, or leave it out.'
+                f'the prefix cache needs {_size(wanted)} in {cache.folder}, where {_size(present)} are there and '
+                f'{_size(free)} are free. Give PrefixCacheHook a folder on a larger disk, or leave it out.'
             )
-        # Nobody writes before everybody has counted what is there.
-        barrier()
+
+    def after_train(self, runner: Runner) -> None:
+        """Close the cache: a test that follows may have other images."""
+        _unwrapped(runner).close_prefix_cache()
+
+
+def _unwrapped(runner: Runner) -> Any:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _refuse_random(dataset: Any) -> None:
-    """Load a few samples twice, from different seeds."""
-    for index in range(min(SAMPLES, len(dataset))):
-        drawn = []
-        for number in (0, 1):
-            seed(number)
-            drawn.append(dataset[index]['inputs'])
-        if drawn[0].shape != drawn[1].shape or not torch.equal(*drawn):
-            raise ValueError(
-                f'the pipeline of {type(dataset).__name__} makes another picture of an image every time, so the '
-                'prefix cache would never be read. Take its random transforms out, or PrefixCacheHook.'
-            )
+    """Load a few samples from several seeds each. A transform of probability 1/2 gets through once in 2^21 times."""
+    with _own_randomness():
+        for index in range(min(SAMPLES, len(dataset))):
+            first, *others = [_draw(dataset, index, number) for number in range(DRAWS)]
+            if any(other.shape != first.shape or not torch.equal(other, first) for other in others):
+                raise ValueError(
+                    f'the pipeline of {type(dataset).__name__} makes another picture of an image every time, so the '
+                    'prefix cache would never be read. Take its random transforms out, or PrefixCacheHook.'
+                )
+
+
+def _draw(dataset: Any, index: int, number: int) -> torch.Tensor:
+    seed(number, index)
+    return dataset[index]['inputs']
+
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Give the training back the random state it had."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - mmseg's transforms use it
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
+
+
+def _size(count: float) -> str:
+    """Bytes in the largest fitting decimal unit."""
+    for unit in ('B', 'kB', 'MB'):
+        if count < 1000:
+            return f'{count:.1f} {unit}'
+        count /= 1000
+    return f'{count:,.1f} GB'

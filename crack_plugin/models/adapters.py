@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -141,11 +141,23 @@ def merge(model: PeftModel) -> Any:
         raise AdapterError(f'the adapter cannot be merged: {error}') from error
 
 
-def graft(model: PeftModel, whole: nn.Module) -> Any:
-    """Fold the adapters of ``model``, in fp32, into ``whole``: the same base with all its modules."""
-    config = model.peft_config['default']
-    grafted = get_peft_model(whole.float(), LoraConfig(**config.to_dict()))
-    load_weights(grafted, _named_weights(model), 'in memory')
+class Snapshot(NamedTuple):
+    """Adapters apart from any model: PEFT's config, and the weights under PEFT's names."""
+
+    config: LoraConfig
+    weights: dict[str, Tensor]
+
+
+def snapshot(model: PeftModel) -> Snapshot:
+    """Copy the adapters of ``model``."""
+    weights = {name: weight.detach().cpu().clone() for name, weight in _named_weights(model).items()}
+    return Snapshot(LoraConfig(**model.peft_config['default'].to_dict()), weights)
+
+
+def graft(adapter: Snapshot, whole: nn.Module) -> Any:
+    """Fold adapters, in fp32, into ``whole``: their base with all its modules."""
+    grafted = get_peft_model(whole.float(), adapter.config)
+    load_weights(grafted, adapter.weights, 'in memory')
     return merge(grafted)
 
 

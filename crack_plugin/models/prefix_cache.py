@@ -1,7 +1,7 @@
 """What the frozen bottom of the ViT makes of each picture, kept on disk from one epoch to the next."""
 
 import hashlib
-import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,23 +13,27 @@ from torch import Tensor
 HIDDEN = 'hidden'
 
 
+class PrefixCacheError(ValueError):
+    """A prefix cache cannot be used; the message names the folder or file and says what to do."""
+
+
 class PrefixCache:
     """A folder with a file for each picture: hidden states in bfloat16.
 
     A picture is known by its content, as the model sees it, so that nothing stale is ever read: another size, crop or
-    flip is another picture.
+    flip is another picture. Datasets and runs may share a folder.
 
     Args:
         folder: Where to keep the files; made if missing.
         prefix_hash: Of the weights that make the hidden states, and of the input size. Files of another lie apart.
-        limit: How many pictures there are.
+        limit: How many different pictures there are to be.
     """
 
     def __init__(self, folder: str | Path, prefix_hash: str, limit: int) -> None:
         self.folder = Path(folder, prefix_hash[:16])
         self.folder.mkdir(parents=True, exist_ok=True)
         self.limit = limit
-        self.stored = len(self)
+        self._seen: set[str] = set()
 
     def __len__(self) -> int:
         return sum(1 for _ in self.folder.glob('*.safetensors'))
@@ -42,33 +46,29 @@ class PrefixCache:
             compute: From images to hidden states, shape (N, s, s, C).
 
         Returns:
-            Hidden states, shape (N, s, s, C), rounded to bfloat16: the first time as every other.
+            Hidden states, shape (N, s, s, C), bfloat16: the first time as every other.
 
         Raises:
-            ValueError: There are more pictures than there should be, or a file is damaged.
+            PrefixCacheError: There are more pictures than there should be, or a file is damaged or cannot be written.
         """
         paths = [self.folder / f'{_digest(image)}.safetensors' for image in images]
-        if not all(path.is_file() for path in paths):
+        self._count(paths)
+        missing = [index for index, path in enumerate(paths) if not path.is_file()]
+        if missing:
             # The whole batch, which keeps the shapes that the model has been compiled for.
             hidden = compute(images).detach()
-            for path, one in zip(paths, hidden, strict=True):
-                self._store(path, one)
-            return hidden.to(torch.bfloat16)
+            for index in missing:
+                _store(paths[index], hidden[index])
         return torch.stack([_load(path) for path in paths]).to(images.device)
 
-    def _store(self, path: Path, hidden: Tensor) -> None:
-        if path.is_file():
-            return
-        if self.stored >= self.limit:
-            raise ValueError(
-                f'{self.folder} holds {self.stored} pictures already, and the datasets have {self.limit}. The pipeline '
-                'makes other pictures of them every time, which no cache can keep: take random transforms out of it, '
-                'or the cache (PrefixCacheHook).'
+    def _count(self, paths: list[Path]) -> None:
+        self._seen.update(path.name for path in paths)
+        if len(self._seen) > self.limit:
+            raise PrefixCacheError(
+                f'the pipeline has made {len(self._seen)} different pictures of {self.limit} images for the cache in '
+                f'{self.folder}. Random transforms make other pictures every time, which no cache can keep: take them '
+                'out of the pipeline, or PrefixCacheHook out of the config.'
             )
-        scratch = path.with_suffix(f'.{os.getpid()}.tmp')
-        save_file({HIDDEN: hidden.to(torch.bfloat16).cpu()}, str(scratch))
-        scratch.replace(path)
-        self.stored += 1
 
 
 def _digest(image: Tensor) -> str:
@@ -79,8 +79,23 @@ def _digest(image: Tensor) -> str:
     return digest.hexdigest()
 
 
+def _store(path: Path, hidden: Tensor) -> None:
+    """Write a file under a temporary name and move it, so that nobody ever reads half of it."""
+    try:
+        # What a killed process leaves behind has the name of hooks' unfinished files.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix='.prefix-', suffix='.unfinished') as folder:
+            scratch = Path(folder, path.name)
+            save_file({HIDDEN: hidden.to(torch.bfloat16).cpu()}, str(scratch))
+            scratch.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise PrefixCacheError(
+            f'{path} could not be written: {error}. Make room, or take PrefixCacheHook out of the config. What was '
+            'written before is whole; a training goes on with --resume.'
+        ) from error
+
+
 def _load(path: Path) -> Tensor:
     try:
         return load_file(str(path))[HIDDEN]
-    except SafetensorError as error:
-        raise ValueError(f'{path} is damaged ({error}). Delete it: it will be computed again.') from error
+    except (SafetensorError, KeyError) as error:
+        raise PrefixCacheError(f'{path} is damaged ({error}). Delete it: it will be computed again.') from error

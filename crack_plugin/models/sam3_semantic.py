@@ -292,11 +292,12 @@ def encode_prompts(model: Sam3, input_ids: Tensor, attention_mask: Tensor) -> Te
 
 
 def frozen_depth(model: Sam3) -> int:
-    """Number of leading ViT layers that nothing trains in or before: their output depends on the image alone."""
+    """Number of leading ViT layers that nothing trains in or before, nor drops out: they depend on the image alone."""
     backbone = model.vision_encoder.backbone
     depth = 0
     for part in (backbone.embeddings, backbone.layer_norm, *backbone.layers):
-        if any(parameter.requires_grad for parameter in part.parameters()):
+        drops = any(isinstance(module, nn.Dropout) and module.p for module in part.modules())
+        if drops or any(parameter.requires_grad for parameter in part.parameters()):
             break
         depth += 1
     return max(0, depth - 2)
@@ -325,7 +326,7 @@ def prefix_hash(model: Sam3, depth: int) -> str:
     """SHA-256 over everything that :func:`encode_prefix` depends on besides the images."""
     backbone = model.vision_encoder.backbone
     parts = nn.ModuleList([backbone.embeddings, backbone.layer_norm, *backbone.layers[:depth]])
-    return hashlib.sha256(f'{depth} {input_size(model)} {base_hash(parts)}'.encode()).hexdigest()
+    return hashlib.sha256(f'{depth} {backbone.config.to_json_string()} {base_hash(parts)}'.encode()).hexdigest()
 
 
 def prefix_shape(model: Sam3) -> tuple[int, int, int]:

@@ -122,6 +122,7 @@ class SAM3TextLoRA(EncoderDecoder):
         self._compile_options = _compile_options(compile)
         self._prefix_cache: PrefixCache | None = None
         self._frozen_depth = 0
+        self._merged: adapters.Snapshot | None = None
         input_ids, prompt_mask = sam3_semantic.tokenize(tokenizer, self.prompts)
         self.register_buffer('prompt_ids', input_ids, persistent=False)
         self.register_buffer('prompt_mask', prompt_mask.bool(), persistent=False)
@@ -284,6 +285,8 @@ class SAM3TextLoRA(EncoderDecoder):
     def cache_prefix(self, folder: str | Path, limit: int) -> PrefixCache:
         """Keep on disk, from now on, what the frozen layers at the bottom of the ViT make of each picture.
 
+        It is kept in bfloat16: exact under ``dtype='bfloat16'``, otherwise rounded to that.
+
         Args:
             folder: Where to.
             limit: How many pictures there are; more than these are an error.
@@ -304,6 +307,10 @@ class SAM3TextLoRA(EncoderDecoder):
         self._prefix_cache = PrefixCache(folder, prefix_hash, limit)
         return self._prefix_cache
 
+    def close_prefix_cache(self) -> None:
+        """Compute everything anew from now on."""
+        self._prefix_cache = None
+
     def merge_adapter(self) -> None:
         """Fold LoRA into the weights, in place. The model predicts the same, trains no more, and saves no adapters.
 
@@ -311,16 +318,19 @@ class SAM3TextLoRA(EncoderDecoder):
             ValueError: The model has no adapters.
         """
         adapted = self._require_adapters()
+        # A merged model drops what it has no more use for, such as an adapted text encoder. If all weights were
+        # trained, it keeps everything, and is itself what can be saved.
+        self._merged = adapters.snapshot(adapted) if self.trainable == 'lora' else None
         if self.dtype is None:
             self.sam3 = adapters.merge(adapted)
-        else:
+        elif self._merged is not None:
             # Adding to rounded weights would round twice: start from the base as it was stored.
             whole, _ = sam3_semantic.load_base(self.base, self.image_size)
-            self.sam3 = adapters.graft(adapted, whole.to(self.prompt_ids.device))
+            self.sam3 = adapters.graft(self._merged, whole.to(self.prompt_ids.device))
         self.sam3.requires_grad_(False)
-        self.trainable = 'lora'
-        self._prefix_cache = None
+        self.close_prefix_cache()
         self._prepare()
+        self.sam3.requires_grad_(False)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a whole Hugging Face SAM 3 with tokenizer, adapters merged and dropped modules taken from the base.
@@ -334,11 +344,12 @@ class SAM3TextLoRA(EncoderDecoder):
         if folder.is_dir() and any(folder.iterdir()):
             raise FileExistsError(f'{folder} is not empty. Remove it, or save under another name.')
         whole, tokenizer = sam3_semantic.load_base(self.base, self.image_size)
-        # Under frozen weights the stored base is the truth; ours may be a rounding of it (dtype).
-        if self.trainable == 'all' or not adapters.is_adapted(self.sam3):
+        # Of frozen weights the stored base is the truth; ours may be a rounding of it (dtype).
+        if self.trainable == 'all':
             whole.load_state_dict({**whole.state_dict(), **adapters.base_weights(self.sam3)})
-        if adapters.is_adapted(self.sam3):
-            whole = adapters.graft(self.sam3, whole)
+        adapter = adapters.snapshot(self.sam3) if adapters.is_adapted(self.sam3) else self._merged
+        if adapter is not None:
+            whole = adapters.graft(adapter, whole)
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}-')
         try:
@@ -375,8 +386,9 @@ class SAM3TextLoRA(EncoderDecoder):
         self._lower_precision()
         sam3_semantic.share_rotary_embeddings(self.model)
         sam3_semantic.checkpoint_activations(self.model, self._checkpointed_parts)
-        self._compile_path()
+        # Before anything is compiled: a text encoder that is then dropped is not worth it.
         self._encode_frozen_prompts()
+        self._compile_path()
         self._frozen_keys = self._untrained_keys()
         self._frozen_depth = sam3_semantic.frozen_depth(self.model)
 
@@ -428,8 +440,10 @@ class SAM3TextLoRA(EncoderDecoder):
         """Encode the prompts once and free the text encoder, if nothing of it trains."""
         text = (self.model.text_encoder, self.model.text_projection)
         trains = self.trainable == 'all' or any(adapters.has_adapter(module) for module in text)
+        # After a merge of adapters elsewhere the prompts are encoded already.
+        done = isinstance(self.model.text_encoder, nn.Identity)
         # A model on the meta device, built to be counted, has no values to encode.
-        if trains or self.prompt_ids.is_meta:
+        if trains or done or self.prompt_ids.is_meta:
             return
         with torch.no_grad():
             self.prompt_features = sam3_semantic.encode_prompts(self.model, self.prompt_ids, self.prompt_mask)
@@ -670,8 +684,10 @@ def _checkpointed_parts(activation_checkpointing: bool | Sequence[str]) -> tuple
 
 
 def _compile_options(compile: bool | dict[str, Any]) -> dict[str, Any] | None:
-    if not compile:
+    if compile is False:
         return None
+    if compile is not True and not isinstance(compile, dict):
+        raise ValueError(f"compile={compile!r}: give True, False, or options such as dict(target='blocks').")
     options = {'target': 'path', 'fullgraph': True, 'dynamic': False}
     if compile is not True:
         options |= compile

@@ -9,6 +9,8 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from crack_plugin.hooks import PrefixCacheHook
+
 LORA = {'lora_dropout': 0.0, 'target_modules': r'(.*\.layers\.1|detr_encoder|mask_decoder)\..*(q|k|v|o)_proj'}
 
 
@@ -47,15 +49,25 @@ def test_same_weights_from_fewer_forwards(config: Config, tmp_path: Path) -> Non
 def test_size_is_announced(config: Config, tmp_path: Path) -> None:
     train(config, 'announced', tmp_path / 'cache')
     (log,) = Path(config.work_dir, 'announced').glob('*/*.log')
-    assert '9 pictures of 0.0 MB, 0.00 GB in all, 0.00 GB of them to be written' in log.read_text()
+    # 4 x 4 tokens of 32 numbers in bfloat16
+    assert '9 pictures of 1.0 kB, 9.2 kB in all; 0.0 B are there already' in log.read_text()
 
 
-def test_random_pipelines_are_refused_before_anything_is_written(config: Config, tmp_path: Path) -> None:
-    pipeline = config.train_dataloader.dataset.pipeline
-    pipeline.insert(1, {'type': 'PhotoMetricDistortion'})
+@pytest.mark.parametrize('transform', [{'type': 'PhotoMetricDistortion'}, {'type': 'RandomFlip', 'prob': 0.5}])
+def test_random_pipelines_are_refused_before_anything_is_written(
+    config: Config, tmp_path: Path, transform: dict
+) -> None:
+    config.train_dataloader.dataset.pipeline.insert(1, transform)
     with pytest.raises(ValueError, match='makes another picture of an image every time'):
         train(config, 'random', tmp_path / 'cache')
     assert not (tmp_path / 'cache').exists()
+
+
+def test_other_models_are_named(config: Config, tmp_path: Path) -> None:
+    runner = Runner.from_cfg(config)
+    runner.model = torch.nn.Identity()
+    with pytest.raises(ValueError, match='is for SAM3TextLoRA'):
+        PrefixCacheHook(str(tmp_path / 'cache')).before_train(runner)
 
 
 def test_small_disks_are_noticed_before_anything_is_written(

@@ -155,6 +155,37 @@ def test_merging_changes_nothing_but_the_speed(trained: SAM3TextLoRA, images: Te
         trained.save_adapter('nowhere')
 
 
+@pytest.mark.parametrize('dtype', [None, 'bfloat16'])
+def test_merge_without_adapters_in_the_text_encoder(base: str, images: Tensor, dtype: str | None) -> None:
+    """As of the last blocks: the prompts were encoded, and the text encoder dropped, before the merge."""
+    lora = {'r': 2, 'target_modules': r'(.*backbone\.layers\.1|detr_encoder|mask_decoder)\..*(q|k|v|o)_proj'}
+    model = SAM3TextLoRA(base=base, lora=lora, dtype=dtype).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if 'lora_B' in name:
+                parameter.normal_(std=0.1)
+    before = logits(model, images)
+    model.merge_adapter()
+    tolerance = {'atol': 1e-5, 'rtol': 0} if dtype is None else {'atol': 0.05, 'rtol': 0.05}
+    torch.testing.assert_close(logits(model, images), before, **tolerance)
+
+
+@pytest.mark.parametrize('trainable', ['lora', 'all'])
+def test_saved_after_the_merge_as_before(base: str, images: Tensor, tmp_path: Path, trainable: str) -> None:
+    """The merged model itself has no text encoder any more, whose adapters count too."""
+    model = SAM3TextLoRA(base=base, lora=LORA, trainable=trainable).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.05 if 'lora_B' in name else 0.01)
+    expected = logits(model, images)
+    model.merge_adapter()
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    model.save_pretrained(tmp_path / 'whole')
+    plain = Sam3Model.from_pretrained(str(tmp_path / 'whole')).eval()
+    torch.testing.assert_close(plain_logits(plain, images), expected, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize('trainable', ['lora', 'all'])
 def test_save_pretrained_writes_a_whole_sam3(
     base: str, trained: SAM3TextLoRA, images: Tensor, tmp_path: Path, trainable: str

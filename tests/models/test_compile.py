@@ -130,6 +130,14 @@ def test_merged_model_is_compiled_again(tiny_sam3: dict) -> None:
     assert counter.frame_count > compilations
 
 
-def test_unknown_target_is_named(tiny_sam3: dict) -> None:
-    with pytest.raises(ValueError, match="target='model'"):
-        SAM3TextLoRA(base=tiny_sam3, compile={'target': 'model'})
+@pytest.mark.parametrize(
+    ('compile', 'message'), [({'target': 'model'}, "target='model'"), ('blocks', 'give True, False')]
+)
+def test_wrong_values_are_named(tiny_sam3: dict, compile: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SAM3TextLoRA(base=tiny_sam3, compile=compile)
+
+
+def test_wrong_parts_are_named(tiny_sam3: dict) -> None:
+    with pytest.raises(ValueError, match="'vit', 'neck'"):
+        SAM3TextLoRA(base=tiny_sam3, activation_checkpointing=['backbone'])

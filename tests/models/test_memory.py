@@ -74,7 +74,7 @@ def test_fewer_bytes_are_saved(tiny_sam3: dict) -> None:
 
 
 def test_low_memory_path_saves_the_inputs_of_its_blocks_alone(tiny_sam3: dict) -> None:
-    """What the low-memory config keeps for the backward pass, to the byte: it grows when anything else is kept."""
+    """What is kept of a picture for the backward pass, to the byte: it grows when anything else is kept."""
     lora = {**LORA, 'target_modules': r'(vision_encoder|detr_encoder|mask_decoder)\..*\.(q_proj|k_proj|v_proj|o_proj)'}
     model = build(tiny_sam3, lora, activation_checkpointing=True, dtype='bfloat16')
     images, tokens, width, narrow = 2, 16, 32, 16
@@ -115,7 +115,7 @@ def test_low_precision_adapters_read_the_layers_own_input(tiny_sam3: dict) -> No
 
 
 def test_low_precision_gradients_are_those_of_a_low_precision_model(tiny_sam3: dict) -> None:
-    """All of PyTorch's own bfloat16, adapters included; ours differ in what the optimizer adds the steps to."""
+    """With all weights in bfloat16, adapters included; ours differ in what the optimizer adds the steps to."""
     images = torch.randn(2, 3, 56, 56)
     plain = build(tiny_sam3)
     for parameter in plain.parameters():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crack_plugin.models import SAM3TextLoRA
-from crack_plugin.models.prefix_cache import PrefixCache
+from crack_plugin.models.prefix_cache import PrefixCache, PrefixCacheError
 
 LORA = {'r': 2, 'lora_dropout': 0.0, 'target_modules': r'(.*\.layers\.1|detr_encoder|mask_decoder)\..*(q|k|v|o)_proj'}
 
@@ -40,9 +40,26 @@ def test_other_weights_lie_apart(tmp_path: Path) -> None:
 def test_more_pictures_than_there_are(tmp_path: Path) -> None:
     cache = PrefixCache(tmp_path, 'a' * 64, limit=2)
     cache(torch.randn(2, 3, 8, 8), counting([]))
-    with pytest.raises(ValueError, match='take random transforms out'):
+    with pytest.raises(PrefixCacheError, match='3 different pictures of 2 images'):
         cache(torch.randn(1, 3, 8, 8), counting([]))
     assert len(cache) == 2
+
+
+def test_datasets_share_a_folder(tmp_path: Path) -> None:
+    for _ in range(3):
+        PrefixCache(tmp_path, 'a' * 64, limit=2)(torch.randn(2, 3, 8, 8), counting([]))
+    assert len(PrefixCache(tmp_path, 'a' * 64, limit=2)) == 6
+
+
+def test_full_disk_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('crack_plugin.models.prefix_cache.save_file', full)
+    cache = PrefixCache(tmp_path, 'a' * 64, limit=2)
+    with pytest.raises(PrefixCacheError, match='No space left on device'):
+        cache(torch.randn(1, 3, 8, 8), counting([]))
+    assert not list(cache.folder.iterdir())
 
 
 def test_damaged_file_is_named(tmp_path: Path) -> None:
@@ -51,7 +68,7 @@ def test_damaged_file_is_named(tmp_path: Path) -> None:
     cache(images, counting([]))
     (path,) = cache.folder.glob('*.safetensors')
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=rf'{path.name} is damaged .* Delete it'):
+    with pytest.raises(PrefixCacheError, match=rf'{path.name} is damaged .* Delete it'):
         cache(images, counting([]))
 
 
@@ -66,6 +83,9 @@ def test_model_computes_frozen_layers_once(tiny_sam3: dict, tmp_path: Path) -> N
         # In bfloat16 nothing is lost on the way.
         assert torch.equal(model.encode_decode(images, [{}] * 2), expected)
     assert len(runs) == 1
+    model.close_prefix_cache()
+    assert torch.equal(model.encode_decode(images, [{}] * 2), expected)
+    assert len(runs) == 2
     (side, _, width) = (4, 4, 32)
     assert model.prefix_bytes == 2 * side * side * width
     assert len(cache) == 2
@@ -77,7 +97,19 @@ def test_cache_knows_the_frozen_weights(tiny_sam3: dict, tmp_path: Path) -> None
         for seed in (0, 1)
         for dtype in (None, 'bfloat16')
     }
-    assert len(folders) == 4
+    # The same weights, read in another way
+    tiny_sam3['vision_config']['backbone_config']['global_attn_indexes'] = [0]
+    folders.add(SAM3TextLoRA(base=tiny_sam3, lora=LORA).cache_prefix(tmp_path, 1).folder)
+    assert len(folders) == 5
+
+
+def test_layers_that_drop_out_are_not_frozen(tiny_sam3: dict, tmp_path: Path) -> None:
+    """Kept on disk, one draw of dropout would hold for ever."""
+    model = SAM3TextLoRA(base=tiny_sam3, lora={**LORA, 'lora_dropout': 0.5, 'target_modules': 'all-linear'})
+    for layer in model.model.vision_encoder.backbone.layers:
+        layer.requires_grad_(False)
+    with pytest.raises(ValueError, match='nothing to cache'):
+        model.train().cache_prefix(tmp_path, limit=1)
 
 
 def test_nothing_to_cache(tiny_sam3: dict, tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ def test_all_errors_are_in_the_table_and_in_the_exit_code(data, check, capsys):
     first(data / 'train/labels').write_text('0 1 1\n0 0.5\n')
     first(data / 'valid/images').write_bytes(b'')
     assert check(data) == 1
-    out = capsys.readouterr().out
+    # The table breaks long lines where it must, which depends on the length of the temporary folder's name.
+    out = ' '.join(capsys.readouterr().out.replace('│', ' ').split())
     assert '3 errors, 0 warnings' in out
     for part in ('.txt, line 1:', '.txt, line 2:', 'cannot be decoded'):
         assert part in out
