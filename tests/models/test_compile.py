@@ -17,8 +17,6 @@ LORA = {'r': 2, 'lora_alpha': 4, 'lora_dropout': 0.0, 'target_modules': ['q_proj
 # By aot_eager PyTorch traces the graphs of both passes, and spares the minutes that generating code takes.
 TRACED = {'backend': 'aot_eager'}
 PRECISIONS = (None, 'bfloat16', 'float16')
-# Largest difference from the plain path: rounding, and where blocks are compiled apart, another order of sums.
-TOLERANCES = {None: 1e-5, 'bfloat16': 5e-2, 'float16': 2e-2}
 
 
 @pytest.fixture(autouse=True)
@@ -39,27 +37,39 @@ def build(base: dict, **arguments: Any) -> SAM3TextLoRA:
 
 
 def gradients(model: SAM3TextLoRA, images: Tensor) -> dict[str, Tensor | None]:
-    label = SegDataSample(gt_sem_seg=PixelData(data=torch.ones(1, 56, 56, dtype=torch.long)), metainfo={})
+    labels = (torch.rand(1, 56, 56, generator=torch.Generator().manual_seed(1)) < 0.3).long()
+    label = SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo={})
     model.loss(images, [label] * len(images))['loss_dice'].backward()
     return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
 
-def assert_same_gradients(base: dict, dtype: str | None, checkpointing: bool, compile: Any, tolerance: float) -> None:
+def distance(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
+    """Norm of the difference of all gradients, over the norm of those on the right."""
+    difference = sum((left[name] - right[name]).square().sum() for name in right)
+    return (difference / sum(gradient.square().sum() for gradient in right.values())).sqrt().item()
+
+
+def assert_faithful(base: dict, dtype: str | None, checkpointing: bool, compile: Any) -> None:
+    """Every adapter has a gradient: in fp32 the plain path's, else one as close to fp32 as the plain path's is."""
     images = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
     plain = gradients(build(base, dtype=dtype), images)
     model = build(base, dtype=dtype, activation_checkpointing=checkpointing, compile=compile)
     result = gradients(model, images)
-    assert len(result) == len(plain) > 0
+    assert result.keys() == plain.keys()
     for name, expected in plain.items():
         gradient = result[name]
         assert gradient is not None and gradient.dtype == torch.float32, name
         assert expected.norm() > 0, name
-        assert (gradient - expected).norm() <= tolerance * expected.norm(), name
+        if dtype is None:
+            assert (gradient - expected).norm() <= 1e-5 * expected.norm(), name
+    if dtype is not None:
+        exact = gradients(build(base), images)
+        assert distance(result, exact) <= 1.5 * distance(plain, exact) < 0.3
     # Inference is compiled apart from training.
     with torch.no_grad():
         logits = model.eval().encode_decode(images, [{}] * 2)
-        exact = build(base, dtype=dtype).eval().encode_decode(images, [{}] * 2)
-    assert (logits - exact).norm() <= tolerance * exact.norm()
+        expected = build(base, dtype=dtype).eval().encode_decode(images, [{}] * 2)
+    assert (logits - expected).norm() <= (1e-5 if dtype is None else 0.02) * expected.norm()
 
 
 @pytest.mark.parametrize(
@@ -70,8 +80,8 @@ def assert_same_gradients(base: dict, dtype: str | None, checkpointing: bool, co
         ('bfloat16', True, {'target': 'blocks', **TRACED}),
     ],
 )
-def test_every_adapter_gets_the_plain_gradient(tiny_sam3: dict, dtype: Any, checkpointing: bool, compile: Any) -> None:
-    assert_same_gradients(tiny_sam3, dtype, checkpointing, compile, TOLERANCES[dtype])
+def test_every_adapter_gets_its_gradient(tiny_sam3: dict, dtype: Any, checkpointing: bool, compile: Any) -> None:
+    assert_faithful(tiny_sam3, dtype, checkpointing, compile)
 
 
 @pytest.mark.slow
@@ -79,7 +89,7 @@ def test_every_adapter_gets_the_plain_gradient(tiny_sam3: dict, dtype: Any, chec
     ('dtype', 'checkpointing', 'target'), list(product(PRECISIONS, (False, True), ('path', 'blocks')))
 )
 def test_every_combination(tiny_sam3: dict, dtype: str | None, checkpointing: bool, target: str) -> None:
-    assert_same_gradients(tiny_sam3, dtype, checkpointing, {'target': target, **TRACED}, TOLERANCES[dtype])
+    assert_faithful(tiny_sam3, dtype, checkpointing, {'target': target, **TRACED})
 
 
 @pytest.mark.slow
@@ -88,9 +98,8 @@ def test_every_combination(tiny_sam3: dict, dtype: str | None, checkpointing: bo
     [(None, False, True), (None, True, {'target': 'blocks'}), ('bfloat16', True, True)],
 )
 def test_generated_code(tiny_sam3: dict, dtype: str | None, checkpointing: bool, compile: Any) -> None:
-    """By the default backend. Its fused fp32 sums take another order: a few 1e-5 on the smallest gradients."""
-    tolerance = 2e-4 if dtype is None else 2 * TOLERANCES[dtype]
-    assert_same_gradients(tiny_sam3, dtype, checkpointing, compile, tolerance)
+    """By the default backend, inductor, which in low precision rounds in other places."""
+    assert_faithful(tiny_sam3, dtype, checkpointing, compile)
 
 
 def test_one_compilation_a_shape(tiny_sam3: dict) -> None:
