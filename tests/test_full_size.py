@@ -7,6 +7,30 @@ import torch
 from conftest import CONFIGS
 from mmengine.config import Config
 from mmengine.runner import Runner
+from mmseg.registry import MODELS
+
+
+@pytest.mark.parametrize(
+    ('config', 'held', 'training', 'frozen_layers'),
+    [
+        ('sam3_lora_crack', 3_883_008, 3_489_792, 0),
+        ('sam3_lora_crack_fast', 3_489_792, 3_489_792, 0),
+        ('sam3_lora_crack_lowmem', 3_489_792, 3_489_792, 0),
+        ('sam3_lora_crack_last8', 737_280, 737_280, 24),
+    ],
+)
+def test_where_the_adapters_are(config: str, held: int, training: int, frozen_layers: int) -> None:
+    """Counted on the meta device: of frozen layers whose output could be kept, each picture takes 72 x 72 x 1024."""
+    cfg = Config.fromfile(CONFIGS / f'{config}.py')
+    cfg.model.base = {}
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    assert sum(value.numel() for value in model.state_dict().values()) == held
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == training
+    layers = model.model.vision_encoder.backbone.layers
+    trains = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
+    assert trains == [False] * frozen_layers + [True] * (32 - frozen_layers)
+    assert model.prefix_bytes == (2 * 72 * 72 * 1024 if frozen_layers else 0)
 
 
 @pytest.mark.slow
