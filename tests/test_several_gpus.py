@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,7 @@ def test_slurm_starts_the_same_training(config: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_dist_scripts_train_and_test(config: Path, tmp_path: Path) -> None:
-    environment = os.environ | {'PORT': str(free_port()), 'HF_HUB_OFFLINE': '1'}
+    environment = os.environ | {'PORT': str(free_port()), 'PYTHON': sys.executable, 'HF_HUB_OFFLINE': '1'}
     gloo = ['--cfg-options', 'env_cfg.dist_cfg.backend=gloo']
 
     def script(name: str, *arguments: str | Path) -> None:
