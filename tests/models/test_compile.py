@@ -1,6 +1,5 @@
 """Compilation, checkpointing and precision: whatever is combined, every adapter learns, and learns the same."""
 
-import copy
 from itertools import product
 from typing import Any
 
@@ -112,19 +111,6 @@ def test_one_compilation_a_shape(tiny_sam3: dict) -> None:
     # Pictures of any size are stretched to the one square.
     model.encode_decode(torch.randn(1, 3, 40, 70), [{}])
     assert counter.frame_count == 5
-
-
-def test_copies_run_their_own_weights(tiny_sam3: dict) -> None:
-    """EMA copies the model."""
-    model = build(tiny_sam3, compile={'backend': 'eager'}).eval()
-    twin = copy.deepcopy(model)
-    images = torch.randn(1, 3, 56, 56)
-    with torch.no_grad():
-        before = model.encode_decode(images, [{}])
-        for parameter in twin.parameters():
-            parameter.zero_()
-        assert torch.equal(model.encode_decode(images, [{}]), before)
-        assert not torch.equal(twin.encode_decode(images, [{}]), before)
 
 
 def test_merged_model_is_compiled_again(tiny_sam3: dict) -> None:

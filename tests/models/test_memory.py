@@ -126,9 +126,10 @@ def test_low_precision_gradients_are_those_of_a_low_precision_model(tiny_sam3: d
         assert torch.equal(gradient, expected[name].float()), name
 
 
-def test_copies_are_independent(tiny_sam3: dict) -> None:
+@pytest.mark.parametrize('arguments', [{'activation_checkpointing': True}, {'compile': {'backend': 'eager'}}])
+def test_copies_are_independent(tiny_sam3: dict, arguments: dict) -> None:
     """EMA copies the model: the copy must run its own weights."""
-    model = build(tiny_sam3, activation_checkpointing=True).eval()
+    model = build(tiny_sam3, **arguments).eval()
     twin = copy.deepcopy(model)
     images = torch.randn(1, 3, 56, 56)
     with torch.no_grad():
