@@ -4,46 +4,65 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+
+from crack_plugin.datasets.synthetic import draw
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope='module')
-def site_packages(tmp_path_factory):
-    """A folder with the package as pip would install it, built from a copy of the sources."""
+def site_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package as pip installs it: sources -> sdist -> wheel -> folder, as a release goes."""
     sources = tmp_path_factory.mktemp('sources')
     for name in ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE', 'model-index.yml'):
         shutil.copy2(ROOT / name, sources)
     for name in ('crack_plugin', 'configs', 'tools'):
         shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns('.mim', '__pycache__'))
-    folder = tmp_path_factory.mktemp('site')
-    options = ['--quiet', '--no-deps', '--no-build-isolation', '--no-index', '--wheel-dir', folder]
-    subprocess.run([sys.executable, '-m', 'pip', 'wheel', *options, sources], check=True)
-    (wheel,) = folder.glob('crack_plugin-*.whl')
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder)
-    wheel.unlink()
+    dist, folder = tmp_path_factory.mktemp('dist'), tmp_path_factory.mktemp('site')
+    build_sdist = 'import sys, setuptools.build_meta as backend; backend.build_sdist(sys.argv[1])'
+    run([sys.executable, '-c', build_sdist, dist], cwd=sources)
+    shutil.rmtree(sources)  # what comes now has the archive alone
+    (sdist,) = dist.glob('crack_plugin-*.tar.gz')
+    pip = [sys.executable, '-m', 'pip', '--quiet']
+    offline = ['--no-deps', '--no-index']
+    run([*pip, 'wheel', *offline, '--no-build-isolation', '--wheel-dir', dist, sdist], cwd=dist)
+    (wheel,) = dist.glob('crack_plugin-*.whl')
+    run([*pip, 'install', *offline, '--target', folder, wheel], cwd=dist)
     return folder
 
 
+def run(command: list[str | Path], cwd: Path, **environment: str) -> str:
+    """Run a command that has to succeed; what it prints."""
+    result = subprocess.run(
+        list(map(str, command)), cwd=cwd, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def files_of(root: Path, folder: str) -> set[Path]:
+    """All files below a folder, relative to ``root``, but for what Python compiled."""
+    paths = [path for path in (root / folder).rglob('*') if path.is_file() and path.parent.name != '__pycache__']
+    return {path.relative_to(root) for path in paths}
+
+
 @pytest.mark.slow
-def test_wheel_carries_every_config_and_tool(site_packages):
+def test_wheel_carries_every_config_and_tool(site_packages: Path) -> None:
+    installed = site_packages / 'crack_plugin' / '.mim'
     for name in ('configs', 'tools'):
-        files = [path for path in (ROOT / name).rglob('*') if path.is_file() and '__pycache__' not in path.parts]
-        expected = {path.relative_to(ROOT) for path in files}
-        installed = site_packages / 'crack_plugin' / '.mim'
-        assert {path.relative_to(installed) for path in (installed / name).rglob('*') if path.is_file()} == expected
+        assert files_of(installed, name) == files_of(ROOT, name)
     # With the embedded base, which the tiny config names
-    assert Path('configs/sam3_tiny/model.safetensors') in {path.relative_to(installed) for path in installed.rglob('*')}
-    assert (site_packages / 'crack_plugin' / '.mim' / 'model-index.yml').is_file()
+    assert (installed / 'configs' / 'sam3_tiny' / 'model.safetensors').is_file()
+    assert (installed / 'model-index.yml').is_file()
 
 
 @pytest.mark.slow
-def test_config_builds_on_an_installed_one(site_packages, tmp_path):
+def test_config_builds_on_an_installed_one(site_packages: Path, tmp_path: Path) -> None:
     config = tmp_path / 'mine.py'
     config.write_text("_base_ = 'crack_plugin::_base_/../sam3_lora_crack.py'\nmodel = dict(lora=dict(r=16))\n")
     code = (
@@ -56,14 +75,22 @@ def test_config_builds_on_an_installed_one(site_packages, tmp_path):
         'VISUALIZERS.build(cfg.visualizer)\n'
         'print(crack_plugin.__file__, cfg.model.lora.r, type(DATASETS.build(cfg.train_dataloader.dataset)).__name__)'
     )
-    result = subprocess.run(
-        [sys.executable, '-c', code, config],
-        cwd=tmp_path,
-        env=os.environ | {'PYTHONPATH': str(site_packages)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
+    printed = run([sys.executable, '-c', code, config], cwd=tmp_path, PYTHONPATH=str(site_packages))
     installed = site_packages / 'crack_plugin' / '__init__.py'
-    assert result.stdout.splitlines()[-1] == f'{installed} 16 YOLOCrackDataset'
+    assert printed.splitlines()[-1] == f'{installed} 16 YOLOCrackDataset'
+
+
+@pytest.mark.slow
+def test_installed_package_predicts_in_an_empty_folder(site_packages: Path, tmp_path: Path) -> None:
+    """With the embedded base, which came along through every step."""
+    drawn = draw(np.random.default_rng(0), (336, 336))
+    folder = tmp_path / 'empty'
+    folder.mkdir()
+    cv2.imwrite(str(folder / 'photo.png'), drawn.image)
+    (folder / 'mine.py').write_text("_base_ = 'crack_plugin::_base_/../sam3_tiny_lora_crack.py'\n")
+    predict = site_packages / 'crack_plugin' / '.mim' / 'tools' / 'predict.py'
+    options = ['photo.png', '--config', 'mine.py', '--out', 'out', '--device', 'cpu']
+    run([sys.executable, predict, *options], cwd=folder, PYTHONPATH=str(site_packages), HF_HUB_OFFLINE='1')
+    mask = cv2.imread(str(folder / 'out' / 'masks' / 'photo.png'), cv2.IMREAD_UNCHANGED) > 0
+    crack = drawn.mask > 0
+    assert (mask & crack).sum() / (mask | crack).sum() > 0.3
