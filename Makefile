@@ -8,10 +8,10 @@ STAMP := $(VENV)/.installed
 PYTHON ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format clean
+.PHONY: help install demo test test-all test-oldest lint format clean
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Create .venv and install the package with the tested versions of everything it needs.
 
@@ -56,6 +56,15 @@ test: lint ## Lint, type-check and run the fast tests.
 test-all: lint ## The same with the slow tests.
 	@$(PYTEST)
 
+# Each `name>=version` of setup.py, here as `name==version`, in an environment of its own.
+OLDEST := .venv-oldest
+test-oldest: install ## Run the fast tests with the oldest versions that setup.py allows, in .venv-oldest.
+	@$(PY) -m venv $(OLDEST)
+	@grep -oE "'[a-z0-9-]+>=[0-9.]+" setup.py | sed "s/'//; s/>=/==/" > $(OLDEST)/constraints.txt
+	@$(OLDEST)/bin/python -m pip install -qq -c $(OLDEST)/constraints.txt setuptools wheel
+	@$(OLDEST)/bin/python -m pip install -qq -c $(OLDEST)/constraints.txt --no-build-isolation -e '.[lite,dev]'
+	@$(subst $(VENV)/,$(OLDEST)/,$(PYTEST)) -m 'not slow'
+
 lint: install ## Check style, formatting and types.
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
@@ -65,6 +74,6 @@ format: install ## Fix what ruff can fix, and format.
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
-clean: ## Remove caches and build output (not .venv, not work_dirs).
+clean: ## Remove caches and build output (not environments, not work_dirs).
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

@@ -13,8 +13,12 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = 'crack_plugin'
-ALBUMENTATIONS = 'albumentations>=2,<3'
-EXPORT = ['onnx', 'onnxruntime', 'onnxscript']
+# Lower bounds, here and below, are the oldest versions that the tests pass with, all at once: `make test-oldest`.
+# albumentations brings opencv-python-headless, which fills the same folder as opencv-python: of the same version, both
+# hold the same files but for the windows of cv2.imshow.
+AUGMENTATION = ['albumentations>=2.0.0,<3', 'opencv-python-headless>=4.13.0.90']
+COCO = ['pycocotools>=2.0.8']
+EXPORT = ['onnx>=1.18.0', 'onnxruntime>=1.22.0', 'onnxscript>=0.4.0']
 MIM_CONTENT = ('configs', 'tools', 'model-index.yml')
 
 
@@ -62,55 +66,56 @@ setup(
     cmdclass={'build_py': build_py_with_mim},
     python_requires='>=3.11,<3.14',
     install_requires=[
-        'torch>=2.6',
+        'torch>=2.8.0',
         'mmengine>=0.10.7,<0.11',
         'mmsegmentation>=1.2.2,<1.3',
         # mmcv is an extra, see below: mmcv and mmcv-lite both provide the module `mmcv`.
-        'transformers>=5,<6',
-        'peft>=0.18',
-        'safetensors',
-        'wandb>=0.22',
-        'numpy',
-        'opencv-python',
-        'scikit-image',
-        'scipy',
-        'matplotlib',
-        'pillow',
-        'prettytable',
-        'imagehash',
-        'tifffile',
-        'tqdm',
-        'pyyaml',
+        'transformers>=5.17.0,<6',
+        # Older ones import the module that an adapter's `megatron_core` names.
+        'peft>=0.20.0',
+        'safetensors>=0.8.0',
+        'wandb>=0.31.0',
+        'numpy>=2.0.0',
+        # Older ones leave WebP photographs unturned, whatever their EXIF says.
+        'opencv-python>=4.13.0.90',
+        'scikit-image>=0.24.0',
+        'scipy>=1.13.0',
+        'matplotlib>=3.9.0',
+        'pillow>=10.3.0',
+        'prettytable>=3.12.0',
+        'imagehash>=4.3.1',
+        'tifffile>=2024.6.18',
+        'tqdm>=4.66.3',
+        'pyyaml>=6.0.1',
         # mmsegmentation imports these two without declaring them.
-        'ftfy',
-        'regex',
+        'ftfy>=6.2.0',
+        'regex>=2025.10.22',
         # mmengine imports pkg_resources, which setuptools 81 dropped.
-        'setuptools<81',
+        'setuptools>=70.0.0,<81',
     ],
     extras_require={
         # For a new environment: needs no compiler.
-        'lite': ['mmcv-lite>=2.1,<2.2'],
+        'lite': ['mmcv-lite>=2.1.0,<2.2'],
         # For models that use mmcv's compiled operators.
-        'full': ['mmcv>=2.1,<2.2'],
+        'full': ['mmcv>=2.1.0,<2.2'],
         # For tools/convert_coco_to_yolo.py.
-        'coco': ['pycocotools'],
-        # For configs/sam3_lora_crack_aug.py. Brings opencv-python-headless, which fills the same folder as
-        # opencv-python: of the same version, both hold the same files but for the windows of cv2.imshow.
-        'aug': [ALBUMENTATIONS],
+        'coco': COCO,
+        # For configs/sam3_lora_crack_aug.py.
+        'aug': AUGMENTATION,
         # For tools/export.py; onnxscript is what torch.onnx.export works with.
         'export': EXPORT,
         'dev': [
-            ALBUMENTATIONS,
+            *AUGMENTATION,
+            *COCO,
             *EXPORT,
             'hypothesis',
             'mypy',
-            'pycocotools',
             'pytest',
             'pytest-timeout',
             'pytest-xdist',
             'ruff',
         ],
         # For configs/benchmark/mask2former_r50.py.
-        'mask2former': ['mmdet>=3.3,<3.4'],
+        'mask2former': ['mmdet>=3.3.0,<3.4'],
     },
 )

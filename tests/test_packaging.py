@@ -1,18 +1,64 @@
 """A wheel carries configs and tools where mim and `_base_ = 'crack_plugin::...'` look for them."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from distutils.core import run_setup
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from crack_plugin.datasets.synthetic import draw
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def requirements() -> list[Requirement]:
+    """What ``setup.py`` asks for, extras included; of the development tools any version will do."""
+    distribution = run_setup(str(ROOT / 'setup.py'), stop_after='init')
+    texts = {*distribution.install_requires, *(text for some in distribution.extras_require.values() for text in some)}
+    tools = {'hypothesis', 'mypy', 'pytest', 'pytest-timeout', 'pytest-xdist', 'ruff'}
+    return [requirement for requirement in map(Requirement, sorted(texts)) if requirement.name not in tools]
+
+
+def oldest(requirement: Requirement) -> str:
+    """The oldest version that is allowed."""
+    (bound,) = (specifier.version for specifier in requirement.specifier if specifier.operator == '>=')
+    return bound
+
+
+def test_tested_versions_are_allowed(requirements: list[Requirement]) -> None:
+    lines = (ROOT / 'constraints.txt').read_text().splitlines()
+    tested = dict(line.split('==') for line in lines if not line.startswith('#'))
+    tested = {canonicalize_name(name): version for name, version in tested.items()}
+    for requirement in requirements:
+        assert Version(oldest(requirement)) in requirement.specifier
+        # mmcv-lite stands for mmcv
+        if requirement.name != 'mmcv':
+            assert requirement.specifier.contains(tested[canonicalize_name(requirement.name)]), requirement
+
+
+def test_oldest_versions_are_those_of_make_and_readme(requirements: list[Requirement]) -> None:
+    recipe = (ROOT / 'Makefile').read_text().partition('test-oldest: install')[2]
+    (command,) = (line.strip('\t@').partition(' >')[0] for line in recipe.splitlines() if '\t@grep' in line)
+    printed = run(['bash', '-c', command], cwd=ROOT).split()
+    assert sorted(set(printed)) == sorted({f'{item.name}=={oldest(item)}' for item in requirements})
+
+    readme = (ROOT / 'README.md').read_text()
+    wanted = readme[readme.index('Wanted are') : readme.index('; pip upgrades')]
+    bounds = {item.name: oldest(item) for item in requirements}
+    named = re.findall(r'([a-z-]+) (\d[\d.]*\d)', wanted)
+    assert {'torch', 'transformers', 'peft', 'numpy', 'opencv-python', 'wandb', 'mmcv'} < dict(named).keys()
+    for name, version in named:
+        assert f'{bounds[name]}.'.startswith(f'{version}.'), name
 
 
 @pytest.fixture(scope='module')
