@@ -79,7 +79,8 @@ class Sample:
         split: The split it belongs to.
         image: Path of the image.
         shape: (H, W) in pixels, EXIF orientation applied.
-        polygons: Number of readable polygons by name of their class; with masks, empty.
+        polygons: Number of readable polygons by name of their class, and of what is not drawn: polygons of a class
+            that is left out, and boxes that are dropped. With masks, empty.
         foreground: Share of the pixels that belong to any foreground class, in [0, 1].
         present: The foreground classes that have a pixel.
         is_whole: Whether all of the label could be read.
@@ -172,7 +173,7 @@ def inspect_sample(dataset: YOLOCrackDataset, index: int) -> tuple[Sample | None
         split=split,
         image=info['img_path'],
         shape=shape,
-        polygons=Counter(info['yolo_names'][polygon.class_id] for polygon in polygons),
+        polygons=_count_by_name(info, polygons),
         foreground=foreground,
         widths=crack_widths(label_map > 0),
         hashes=perceptual_hashes(image),
@@ -439,6 +440,20 @@ def _read_label(info: dict[str, Any], shape: tuple[int, int]) -> tuple[list[Poly
     content = _label_content(info['label_path'])
     polygons, errors = parse_lines(content, shape, info['yolo_names'], info['boxes'], info['label_path'])
     return polygons, errors, rasterize(polygons, shape, info['yolo_labels'])
+
+
+def _count_by_name(info: dict[str, Any], polygons: Sequence[Polygon]) -> Counter[str]:
+    """The polygons of a label by class, and what the dataset's options leave out of it."""
+    names, labels = info['yolo_names'], info['yolo_labels']
+    counts: Counter[str] = Counter()
+    for polygon in polygons:
+        is_drawn = labels[polygon.class_id] is not None
+        counts[names[polygon.class_id] if is_drawn else f'{names[polygon.class_id]} (left out)'] += 1
+    if info['boxes'] == 'drop' and info['annotations'] == 'polygons':
+        # A line of five values is a box, whatever its numbers are.
+        boxes = sum(len(line.split()) == 5 for line in _label_content(info['label_path']).splitlines())
+        counts += Counter({'boxes (dropped)': boxes})
+    return counts
 
 
 def _label_content(label_path: str) -> bytes:

@@ -303,3 +303,11 @@ def test_label_that_cannot_be_opened_is_named(tmp_path):
     samples, (problem,) = inspect(tmp_path)
     assert samples == []
     assert problem.text.startswith(f'{tmp_path}/train/labels/a.txt cannot be read: No such file')
+
+
+def test_what_the_options_leave_out_is_counted(tmp_path):
+    write(tmp_path, 'train', {'a': LINE * 2 + '1' + LINE[1:] + '0 0.5 0.5 0.1 0.1\n' * 3})
+    (tmp_path / 'data.yaml').write_text('names: [crack, scale bar]')
+    (sample,), _ = inspect(tmp_path, class_map={'scale bar': None}, boxes='drop')
+    assert sample.polygons == {'crack': 2, 'scale bar (left out)': 1, 'boxes (dropped)': 3}
+    assert summarize([sample], 1008)[0][3] == '3 boxes (dropped), 2 crack, 1 scale bar (left out)'
