@@ -133,17 +133,26 @@ def open_split(data_root: Path, split: str, **options: Any) -> tuple[YOLOCrackDa
         )
         for image in files.unlabelled
     ]
-    if files.orphans:
-        problems.append(
-            Problem('warning', split, f'{files.orphans} label files belong to no image. Add the images or delete them.')
+    problems += [
+        Problem(
+            'warning',
+            split,
+            f'{label} is a label without an image. Add the image or delete the label.',
+            cause='no image',
+            file=label,
         )
-    if files.others:
-        kinds = ', '.join(f'{count} {suffix or "without extension"}' for suffix, count in sorted(files.others.items()))
-        problems.append(
-            Problem(
-                'warning', split, f'files beside the images are no images that can be read ({kinds}). Convert them.'
-            )
+        for label in files.orphans
+    ]
+    problems += [
+        Problem(
+            'warning',
+            split,
+            f'{file} lies beside the images and is none that can be read. If it is an image, convert it.',
+            cause='other file',
+            file=file,
         )
+        for file in files.others
+    ]
     return dataset, [*problems, *_shared_labels(split, files.pairs)]
 
 
@@ -181,7 +190,8 @@ def inspect_sample(dataset: YOLOCrackDataset, index: int) -> tuple[Sample | None
         is_whole=not errors,
     )
     problems = [_problem(error, split, info['label_path']) for error in errors]
-    return sample, [*problems, *_doubts(split, info['label_path'], polygons, foreground)]
+    problems += _doubts(split, info['label_path'], polygons, foreground)
+    return sample, [*problems, *_covered(dataset, info, polygons, sample.present)]
 
 
 def inspect_samples(dataset: YOLOCrackDataset, workers: int = 0) -> Iterator[tuple[Sample | None, list[Problem]]]:
@@ -321,7 +331,7 @@ def group_by_cause(problems: Sequence[Problem]) -> list[list[Problem]]:
     """
     groups: dict[tuple[str, str], list[Problem]] = defaultdict(list)
     for problem in problems:
-        groups[problem.severity, problem.cause or f'{problem.split}: {problem.text}'].append(problem)
+        groups[problem.severity, problem.cause or problem.text].append(problem)
     return sorted(groups.values(), key=lambda group: (group[0].severity, -len(group)))
 
 
@@ -488,6 +498,25 @@ def _doubts(split: str, label_path: str, polygons: Sequence[Polygon], foreground
     if foreground > 0.5:
         found['swapped'] = f'{foreground:.0%} of the image is foreground. Are crack and background swapped?'
     return [Problem('warning', split, f'{label_path}: {text}', cause, label_path) for cause, text in found.items()]
+
+
+def _covered(
+    dataset: YOLOCrackDataset, info: dict[str, Any], polygons: Sequence[Polygon], present: frozenset[str]
+) -> list[Problem]:
+    """Warnings for classes that have polygons in a label, but not one pixel in its label map."""
+    labels = {info['yolo_labels'][polygon.class_id] for polygon in polygons} - {None}
+    lost = sorted({dataset.metainfo['classes'][label] for label in labels} - present)
+    return [
+        Problem(
+            'warning',
+            dataset.split,
+            f'{info["label_path"]}: the polygons of {name} leave no pixel, as other classes in later lines cover them. '
+            'Move their lines to the end of the file.',
+            cause='covered',
+            file=info['label_path'],
+        )
+        for name in lost
+    ]
 
 
 def _widths_in(mask: np.ndarray) -> np.ndarray:

@@ -18,7 +18,15 @@ from tifffile import TiffFile, TiffFileError
 
 from crack_plugin.datasets.foreground import describe_absence, find_absent
 from crack_plugin.datasets.polygons import MAX_CLASSES, Boxes, check_boxes
-from crack_plugin.datasets.yolo_layout import Annotations, DataYaml, SplitFiles, find_split, listed, read_data_yaml
+from crack_plugin.datasets.yolo_layout import (
+    Annotations,
+    DataYaml,
+    SplitFiles,
+    count_suffixes,
+    find_split,
+    listed,
+    read_data_yaml,
+)
 
 MissingLabel = Literal['background', 'error']
 
@@ -244,10 +252,9 @@ class YOLOCrackDataset(BaseSegDataset):
         if files.unlabelled:
             _warn(f'{where}: {without} and are taken as background')
         if files.orphans:
-            _warn(f'{where}: {files.orphans} label files belong to no image and are not used')
+            _warn(f'{where}: {len(files.orphans)} label files belong to no image and are not used')
         if files.others:
-            suffixes = ', '.join(f'{n} {suffix or "without extension"}' for suffix, n in sorted(files.others.items()))
-            _warn(f'{where}: files that are no images are not used ({suffixes})')
+            _warn(f'{where}: files that are no images are not used ({count_suffixes(files.others)})')
 
 
 def _checked_classes(classes: Sequence[str]) -> tuple[str, ...]:

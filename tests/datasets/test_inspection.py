@@ -98,8 +98,8 @@ def test_all_problems_of_a_split_are_found(tmp_path):
     assert len(errors) == 5
     for part in (
         'none.png has no label file and is taken as background',
-        '1 label files belong to no image',
-        '(1 .heic)',
+        'orphan.txt is a label without an image',
+        'notes.heic lies beside the images',
         'fine.txt is the label of 2 images',
         'twice.txt: 2 polygons repeat',
         'full.txt: 100% of the image is foreground',
@@ -229,6 +229,18 @@ def test_problems_of_one_cause_are_one_row(tmp_path):
     )
 
 
+def test_files_without_a_partner_are_each_named(tmp_path):
+    """Labels without image, images without label, and files that are no images: five of each are three rows."""
+    write(tmp_path, 'train', {f'bare{i}': None for i in range(5)} | {'a': LINE})
+    for i in range(5):
+        (tmp_path / f'train/labels/orphan{i}.txt').touch()
+        (tmp_path / f'train/images/phone{i}.heic').touch()
+    _, problems = open_split(tmp_path, 'train')
+    assert [len(cause) for cause in group_by_cause(problems)] == [5, 5, 5]
+    names = [name for i in range(5) for name in (f'bare{i}.png', f'orphan{i}.txt', f'phone{i}.heic')]
+    assert sorted(Path(problem.file).name for problem in problems) == sorted(names)
+
+
 def test_examples_are_of_several_files_before_several_lines(tmp_path):
     write(tmp_path, 'train', {'a': '0 0.5\n' * 9, 'b': '0 0.5\n'})
     write(tmp_path, 'valid', {'c': '0 0.5\n'})
@@ -311,3 +323,16 @@ def test_what_the_options_leave_out_is_counted(tmp_path):
     (sample,), _ = inspect(tmp_path, class_map={'scale bar': None}, boxes='drop')
     assert sample.polygons == {'crack': 2, 'scale bar (left out)': 1, 'boxes (dropped)': 3}
     assert summarize([sample], 1008)[0][3] == '3 boxes (dropped), 2 crack, 1 scale bar (left out)'
+
+
+def test_class_that_others_cover_is_a_warning(tmp_path):
+    """A crack inside a patch of spalling: drawn before it, nothing of it is left; drawn after it, all is well."""
+    patch = '1 0 0 1 0 1 0.6 0 0.6\n'
+    write(tmp_path, 'train', {'covered': LINE + patch, 'fine': patch + LINE, 'crack': LINE})
+    (tmp_path / 'data.yaml').write_text('names: [crack, spalling]')
+    samples, problems = inspect(tmp_path, classes=('crack', 'spalling'))
+    assert [sample.present for sample in samples] == [{'spalling'}, {'crack'}, {'crack', 'spalling'}]
+    (problem,) = [problem for problem in problems if problem.cause == 'covered']
+    assert problem.text.startswith(f'{tmp_path}/train/labels/covered.txt: the polygons of crack leave no pixel')
+    left_out = inspect(tmp_path, classes=('spalling',), class_map={'crack': None})[1]
+    assert not [problem for problem in left_out if problem.cause == 'covered']
