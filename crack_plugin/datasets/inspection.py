@@ -4,6 +4,7 @@ Nothing here stops at the first fault. What training would stop at is an error; 
 meant, or makes the scores look better than they are, is a warning.
 """
 
+import re
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,8 @@ OUTPUT_PER_INPUT = 2 / 7
 # Cracks are measured in blocks of this side, so that a picture of 100 megapixels needs no more memory than a small one.
 _BLOCK = 2048
 _HASHED_SIDE = 32
+# What differs between two messages of one cause: what is quoted, and words with a digit.
+_VALUE = re.compile(r"""'[^']*'|"[^"]*"|\S*\d\S*""")
 
 
 class Problem(NamedTuple):
@@ -430,14 +433,16 @@ def _one_thread(_: int) -> None:
 def _problem(error: Exception, split: str, file: str) -> Problem:
     """An exception that was raised for a file, as an error of the check.
 
-    Faults that one statement finds have one cause.
+    Faults have one cause if one statement found them, and told them in the same words.
     """
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = f'{file} cannot be read: {error.strerror}. Restore it, or delete it.'
-    place = traceback.extract_tb(error.__traceback__)[-1]
+    statement = traceback.extract_tb(error.__traceback__)[-1]
     line = error.line if isinstance(error, LabelError) else None
-    return Problem('error', split, text, f'{place.filename}:{place.lineno}', file, line)
+    problem = Problem('error', split, text, file=file, line=line)
+    words = re.sub(r'# (?:# )+', '# ', _VALUE.sub('#', problem.fault))
+    return problem._replace(cause=f'{statement.filename}:{statement.lineno}: {words}')
 
 
 def _read_label(info: dict[str, Any], shape: tuple[int, int]) -> tuple[list[Polygon], list[LabelError], np.ndarray]:

@@ -262,6 +262,35 @@ def test_two_masks_with_other_values_are_one_cause(tmp_path):
     assert {problem.file for problem in problems} == {str(tmp_path / f'train/masks/{name}.png') for name in 'abc'}
 
 
+def test_one_statement_may_find_two_causes(tmp_path):
+    """Pillow's reason decides: three files that are no PNG, two that end too early, at different bytes."""
+    (tmp_path / 'train/masks').mkdir(parents=True)
+    write(tmp_path, 'train', dict.fromkeys('abcde'))
+    mask = cv2.imencode('.png', np.random.default_rng(0).integers(0, 2, (96, 128), np.uint8))[1].tobytes()
+    contents = {'a': b'', 'b': mask[:700], 'c': b'text', 'd': mask[:900], 'e': b'more text'}
+    for name, content in contents.items():
+        (tmp_path / f'train/masks/{name}.png').write_bytes(content)
+    causes = group_by_cause(inspect(tmp_path, annotations='masks')[1])
+    assert [[Path(problem.file).stem for problem in cause] for cause in causes] == [['a', 'c', 'e'], ['b', 'd']]
+
+
+@pytest.mark.parametrize(
+    'lines',
+    [
+        '0 0 0 1 nan 1 1\n0 0 0 1 1 inf 1\n',
+        '0 0 0 1 x 1 1\n0 0 0 1 1 crack 1\n0 0 "quoted" 1 1 1 1\n',
+        '0 0 0 1 1 2.5 1\n0 0 -7e-1 1 1 3 1\n',
+        '0 0 0 1\n0 0 0 1 1 1\n',
+        '0.5 0 0 1 1 1 0\n-1.5 0 0 1 1 1 0\n',
+    ],
+)
+def test_other_values_are_no_other_cause(tmp_path, lines):
+    write(tmp_path, 'train', {'a': lines})
+    _, problems = inspect(tmp_path)
+    assert len(problems) == lines.count('\n')
+    assert len(group_by_cause(problems)) == 1
+
+
 def test_problems_know_file_and_line(tmp_path):
     write(tmp_path, 'train', {'a': LINE + '\n0 0.5\n', 'b': LINE})
     (tmp_path / 'train/images/b.png').write_bytes(b'no image')
