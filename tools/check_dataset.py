@@ -1,11 +1,13 @@
-"""Read a whole dataset before a training does, and say all that is wrong with it in one table.
+"""Read a whole dataset before a training does, and say all that is wrong with it in one table: a row a cause.
 
 Also counts, sizes, crack pixels, crack width in the files and at the model's resolution, and pictures that occur in two
 splits. Exit code 1 if there are errors (with --strict, also if there are warnings), 0 otherwise. --html writes a page
-with everything and with sample overlays.
+with every single problem and with sample overlays, --csv every single problem.
 """
 
 import argparse
+import csv
+import io
 import math
 import tempfile
 from collections.abc import Sequence
@@ -13,17 +15,21 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from cli import add_annotations_argument, add_dataset_arguments, dataset_options, selected_splits
+from cli import add_annotations_argument, add_dataset_arguments, dataset_options, readable_errors, selected_splits
 from mmengine.utils import track_iter_progress
 from prettytable import PrettyTable, TableStyle
 
 from crack_plugin.datasets.inspection import (
+    CAUSES,
     HASH_DISTANCE,
     SUMMARY,
     Problem,
     Sample,
+    describe_cause,
+    find_absent_classes,
     find_leaks,
     find_lost_cracks,
+    group_by_cause,
     inspect_samples,
     open_split,
     summarize,
@@ -31,10 +37,11 @@ from crack_plugin.datasets.inspection import (
 from crack_plugin.datasets.loading import LoadYOLOPolygons
 from crack_plugin.datasets.polygons import LabelError
 from crack_plugin.datasets.yolo_crack import YOLOCrackDataset
+from crack_plugin.hooks.files import LEFTOVER, write_whole
 from crack_plugin.visualization.document import Block, Heading, Picture, Table, Text, to_html
 from crack_plugin.visualization.panels import overlay
 
-_PROBLEM_COLUMNS = ('', 'split', 'problem')
+_FAULTS = ('severity', 'split', 'cause', 'file', 'line', 'problem')
 _COLUMN_WIDTH = 120
 _PREVIEW_SIDE = 800
 
@@ -43,8 +50,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line ``argv`` (None: the process's)."""
     parser = _build_parser()
     args = parser.parse_args(argv)
-    if args.html:
-        _check_writable(parser, args.html)
+    for option in ('html', 'csv'):
+        if getattr(args, option):
+            _check_writable(parser, option, getattr(args, option))
+    with readable_errors(parser):
+        _check(parser, args)
+
+
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     datasets: dict[str, YOLOCrackDataset] = {}
     samples: list[Sample] = []
     problems: list[Problem] = []
@@ -57,19 +70,23 @@ def main(argv: Sequence[str] | None = None) -> None:
             for sample, faults in track_iter_progress((inspect_samples(dataset, args.workers), len(dataset))):
                 problems += faults
                 samples += [] if sample is None else [sample]
+    problems += find_absent_classes(samples, args.classes)
     problems += find_lost_cracks(samples, args.image_size)
     problems += find_leaks(samples, args.hash_distance)
-    problems.sort(key=lambda problem: problem.severity)
+    causes = group_by_cause(problems)
     rows = summarize(samples, args.image_size)
     print(_text_table(SUMMARY, rows))
     if problems:
-        print(_text_table(_PROBLEM_COLUMNS, problems))
+        print(_text_table(*_cause_table(causes)))
     errors = sum(problem.severity == 'error' for problem in problems)
     verdict = f'{errors} errors, {len(problems) - errors} warnings'
     print(verdict)
     if args.html:
-        _write_page(args.html, args, verdict, rows, problems, datasets, samples)
+        _write_page(args.html, args, verdict, rows, causes, datasets, samples)
         print(f'Wrote {args.html}')
+    if args.csv:
+        _write_csv(args.csv, causes)
+        print(f'Wrote {args.csv}')
     if errors or (args.strict and problems):
         parser.exit(1)
 
@@ -94,6 +111,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--strict', action='store_true', help='exit code 1 for warnings too')
     parser.add_argument('--html', type=Path, metavar='FILE', help='write a page with all of it and sample overlays')
+    parser.add_argument('--csv', type=Path, metavar='FILE', help='write a table of every single problem')
     parser.add_argument(
         '--samples', type=_count, default=6, metavar='N', help='overlays each split (default: %(default)s)'
     )
@@ -101,13 +119,16 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_writable(parser: argparse.ArgumentParser, page: Path) -> None:
-    """Stop at once, rather than after a long check, if a page cannot be written."""
+def _check_writable(parser: argparse.ArgumentParser, option: str, path: Path) -> None:
+    """Stop at once, rather than after a long check, if a file cannot be written."""
     try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.touch()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix='.', suffix=LEFTOVER):
+            pass
     except OSError as error:
-        parser.error(f'--html {page} cannot be written: {error.strerror}')
+        parser.error(f'--{option} {path} cannot be written: {error.strerror}')
+    if path.is_dir():
+        parser.error(f'--{option} {path} is a folder: name a file')
 
 
 def _count(text: str) -> int:
@@ -138,13 +159,13 @@ def _write_page(
     args: argparse.Namespace,
     verdict: str,
     rows: Sequence[Sequence[str]],
-    problems: Sequence[Problem],
+    causes: Sequence[Sequence[Problem]],
     datasets: dict[str, YOLOCrackDataset],
     samples: Sequence[Sample],
 ) -> None:
     page: list[Block] = [
         Heading(f'Dataset {args.data_root}', 1),
-        Text(verdict, note=bool(problems)),
+        Text(verdict, note=bool(causes)),
         Heading('What is in it'),
         Table(SUMMARY, rows),
         Text(
@@ -152,14 +173,37 @@ def _write_page(
             f"largest, in the files, at the model's input of {args.image_size} px and at its output (2/7 of that)."
         ),
         Heading('Problems'),
-        Table(_PROBLEM_COLUMNS, problems) if problems else Text('None.'),
+        Table(*_cause_table(causes)) if causes else Text('None.'),
         Heading('Samples'),
     ]
     with tempfile.TemporaryDirectory() as folder:
         for split, dataset in datasets.items():
             readable = {sample.image for sample in samples if sample.split == split}
             page += _overlays(split, dataset, readable, args.samples, Path(folder))
-        path.write_text(to_html(page, Path(folder)), encoding='utf-8', errors='backslashreplace')
+        if causes:
+            page += [Heading('Every single problem'), Table(_FAULTS, _faults(causes))]
+        write_whole(path, to_html(page, Path(folder)).encode(errors='backslashreplace'))
+
+
+def _cause_table(causes: Sequence[Sequence[Problem]]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    """Header and rows; the rows are numbered for ``_faults`` to refer to."""
+    rows = [(str(number), *describe_cause(cause)) for number, cause in enumerate(causes, start=1)]
+    return ('cause', *CAUSES), rows
+
+
+def _write_csv(path: Path, causes: Sequence[Sequence[Problem]]) -> None:
+    text = io.StringIO()
+    csv.writer(text).writerows([_FAULTS, *_faults(causes)])
+    write_whole(path, text.getvalue().encode(errors='backslashreplace'))
+
+
+def _faults(causes: Sequence[Sequence[Problem]]) -> list[tuple[str, ...]]:
+    """A row under ``_FAULTS`` for each problem, with the number of its cause."""
+    return [
+        (problem.severity, problem.split, str(number), problem.file or '', str(problem.line or ''), problem.text)
+        for number, cause in enumerate(causes, start=1)
+        for problem in cause
+    ]
 
 
 def _overlays(split: str, dataset: YOLOCrackDataset, readable: set[str], count: int, folder: Path) -> list[Block]:

@@ -4,6 +4,8 @@ Nothing here stops at the first fault. What training would stop at is an error; 
 meant, or makes the scores look better than they are, is a warning.
 """
 
+import re
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from PIL import Image
 from skimage.morphology import skeletonize
 from torch.utils.data import DataLoader, Dataset
 
+from crack_plugin.datasets.foreground import describe_absence
 from crack_plugin.datasets.loading import LoadYOLOPolygons
 from crack_plugin.datasets.polygons import LabelError, Polygon, parse_lines, rasterize
 from crack_plugin.datasets.yolo_crack import ImageError, YOLOCrackDataset
@@ -37,6 +40,8 @@ OUTPUT_PER_INPUT = 2 / 7
 # Cracks are measured in blocks of this side, so that a picture of 100 megapixels needs no more memory than a small one.
 _BLOCK = 2048
 _HASHED_SIDE = 32
+# What differs between two messages of one cause: what is quoted, and words with a digit.
+_VALUE = re.compile(r"""'[^']*'|"[^"]*"|\S*\d\S*""")
 
 
 class Problem(NamedTuple):
@@ -44,11 +49,29 @@ class Problem(NamedTuple):
     severity: 'error' or 'warning'.
     split: The split it was found in; both of a pair.
     text: File, line, fault and remedy.
+    cause: The same for all problems of one kind, in whatever file; '' if this is the only one of its kind.
+    file: The image or label file; None for a problem of a whole split.
+    line: The line in ``file``; None if the fault is not in a line.
     """
 
     severity: Literal['error', 'warning']
     split: str
     text: str
+    cause: str = ''
+    file: str | None = None
+    line: int | None = None
+
+    @property
+    def place(self) -> str:
+        """File and line, as messages name them; the split without a file."""
+        if self.file is None:
+            return self.split
+        return self.file if self.line is None else f'{self.file}, line {self.line}'
+
+    @property
+    def fault(self) -> str:
+        """``text`` without the place."""
+        return self.text.replace(self.place, '') if self.file is not None else self.text
 
 
 @dataclass(frozen=True)
@@ -59,8 +82,11 @@ class Sample:
         split: The split it belongs to.
         image: Path of the image.
         shape: (H, W) in pixels, EXIF orientation applied.
-        polygons: Number of readable polygons by name of their class; with masks, empty.
+        polygons: Number of readable polygons by name of their class, and of what is not drawn: polygons of a class
+            that is left out, and boxes that are dropped. With masks, empty.
         foreground: Share of the pixels that belong to any foreground class, in [0, 1].
+        present: The foreground classes that have a pixel.
+        is_whole: Whether all of the label could be read.
         widths: Thinnest tenth (10th percentile) and median of the width along the centre lines of the foreground, in
             pixels; None without foreground.
         hashes: Perceptual hash of the picture and of its seven flips and turns, shape (8,), uint64.
@@ -73,6 +99,8 @@ class Sample:
     foreground: float
     widths: tuple[float, float] | None
     hashes: np.ndarray
+    present: frozenset[str] = frozenset()
+    is_whole: bool = True
 
     def scale(self, image_size: int) -> float:
         """Pixels of a model's square input per pixel of the image, along the side that shrinks more."""
@@ -97,27 +125,37 @@ def open_split(data_root: Path, split: str, **options: Any) -> tuple[YOLOCrackDa
         dataset.full_init()
     except (FileNotFoundError, ValueError) as error:
         return None, [Problem('error', split, str(error))]
-    problems = []
-    if files.unlabelled:
-        problems.append(
-            Problem(
-                severity,
-                split,
-                f'{len(files.unlabelled)} of {len(files.pairs)} images have no label file and are taken as background: '
-                f'{listed(files.unlabelled)}. Add them, as empty files if nothing is to be seen.',
-            )
+    taken = '' if severity == 'error' else ' and is taken as background'
+    problems = [
+        Problem(
+            severity,
+            split,
+            f'{image} has no label file{taken}. Add one, empty if nothing is to be seen.',
+            cause='no label file',
+            file=image,
         )
-    if files.orphans:
-        problems.append(
-            Problem('warning', split, f'{files.orphans} label files belong to no image. Add the images or delete them.')
+        for image in files.unlabelled
+    ]
+    problems += [
+        Problem(
+            'warning',
+            split,
+            f'{label} is a label without an image. Add the image or delete the label.',
+            cause='no image',
+            file=label,
         )
-    if files.others:
-        kinds = ', '.join(f'{count} {suffix or "without extension"}' for suffix, count in sorted(files.others.items()))
-        problems.append(
-            Problem(
-                'warning', split, f'files beside the images are no images that can be read ({kinds}). Convert them.'
-            )
+        for label in files.orphans
+    ]
+    problems += [
+        Problem(
+            'warning',
+            split,
+            f'{file} lies beside the images and is none that can be read. If it is an image, convert it.',
+            cause='other file',
+            file=file,
         )
+        for file in files.others
+    ]
     return dataset, [*problems, *_shared_labels(split, files.pairs)]
 
 
@@ -134,22 +172,29 @@ def inspect_sample(dataset: YOLOCrackDataset, index: int) -> tuple[Sample | None
     split, info = dataset.split, dataset.get_data_info(index)
     try:
         image = dataset.prepare_data(index)['img']
-        polygons, errors, label_map = _read_label(info, image.shape[:2])
     except (ImageError, OSError) as error:
-        return None, [Problem('error', split, str(error))]
+        return None, [_problem(error, split, info['img_path'])]
     shape = image.shape[:2]
+    try:
+        polygons, errors, label_map = _read_label(info, shape)
+    except OSError as error:
+        return None, [_problem(error, split, info['label_path'])]
     foreground = float((label_map > 0).mean())
+    classes = enumerate(dataset.metainfo['classes'])
     sample = Sample(
         split=split,
         image=info['img_path'],
         shape=shape,
-        polygons=Counter(info['yolo_names'][polygon.class_id] for polygon in polygons),
+        polygons=_count_by_name(info, polygons),
         foreground=foreground,
         widths=crack_widths(label_map > 0),
         hashes=perceptual_hashes(image),
+        present=frozenset(name for label, name in classes if label and (label_map == label).any()),
+        is_whole=not errors,
     )
-    problems = [Problem('error', split, str(error)) for error in errors]
-    return sample, [*problems, *_doubts(split, info['label_path'], polygons, foreground)]
+    problems = [_problem(error, split, info['label_path']) for error in errors]
+    problems += _doubts(split, info['label_path'], polygons, foreground)
+    return sample, [*problems, *_covered(dataset, info, polygons, sample.present)]
 
 
 def inspect_samples(dataset: YOLOCrackDataset, workers: int = 0) -> Iterator[tuple[Sample | None, list[Problem]]]:
@@ -260,6 +305,64 @@ def find_lost_cracks(samples: Sequence[Sample], image_size: int) -> list[Problem
     return problems
 
 
+def find_absent_classes(samples: Sequence[Sample], classes: Sequence[str]) -> list[Problem]:
+    """Foreground classes that have no pixel in a split; labels with faults are left out, for they may have some.
+
+    Args:
+        samples: Of one or more splits.
+        classes: The foreground classes.
+    """
+    problems = []
+    for split in dict.fromkeys(sample.split for sample in samples):
+        own = [sample for sample in samples if sample.split == split]
+        whole = [sample for sample in own if sample.is_whole]
+        present = frozenset().union(*(sample.present for sample in own))
+        absent = [name for name in classes if name not in present]
+        if whole and absent:
+            images = f'{len(own)} images'
+            if len(whole) < len(own):
+                images = f'the {len(whole)} of {len(own)} images whose labels have no faults'
+            problems.append(Problem('warning', split, describe_absence(absent, classes, images)))
+    return problems
+
+
+def group_by_cause(problems: Sequence[Problem]) -> list[list[Problem]]:
+    """Put problems of one cause together, errors first, and of those the most frequent.
+
+    Args:
+        problems: In any order.
+    """
+    groups: dict[tuple[str, str], list[Problem]] = defaultdict(list)
+    for problem in problems:
+        groups[problem.severity, problem.cause or problem.text].append(problem)
+    return sorted(groups.values(), key=lambda group: (group[0].severity, -len(group)))
+
+
+CAUSES = ('severity', 'split', 'count', 'files', 'problem, with examples')
+"""Names of the columns of :func:`describe_cause`."""
+
+
+def describe_cause(problems: Sequence[Problem], examples: int = 3) -> tuple[str, ...]:
+    """All problems of one cause as a row under ``CAUSES``.
+
+    Args:
+        problems: A group of :func:`group_by_cause`.
+        examples: How many to show, if possible such as differ by more than their place, and of several files.
+    """
+    by_fault = {problem.fault: problem for problem in reversed(problems)}
+    by_file = {problem.file: problem for problem in reversed(problems)}
+    differing = [problem for problem in problems if problem is by_fault[problem.fault]]
+    elsewhere = [problem for problem in problems if problem is by_file[problem.file]]
+    first, *others = list(dict.fromkeys([*differing, *elsewhere, *problems]))[:examples]
+    known, texts = {first.fault}, [first.text]
+    for other in others:
+        texts.append(f'also {other.place if other.fault in known else other.text}')
+        known.add(other.fault)
+    files = len({problem.file for problem in problems if problem.file is not None})
+    splits = dict.fromkeys(problem.split for problem in problems)
+    return first.severity, ', '.join(splits), str(len(problems)), str(files or ''), '\n'.join(texts)
+
+
 SUMMARY = (
     'split',
     'images',
@@ -327,6 +430,21 @@ def _one_thread(_: int) -> None:
     cv2.setNumThreads(0)
 
 
+def _problem(error: Exception, split: str, file: str) -> Problem:
+    """An exception that was raised for a file, as an error of the check.
+
+    Faults have one cause if one statement found them, and told them in the same words.
+    """
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f'{file} cannot be read: {error.strerror}. Restore it, or delete it.'
+    statement = traceback.extract_tb(error.__traceback__)[-1]
+    line = error.line if isinstance(error, LabelError) else None
+    problem = Problem('error', split, text, file=file, line=line)
+    words = re.sub(r'# (?:# )+', '# ', _VALUE.sub('#', problem.fault))
+    return problem._replace(cause=f'{statement.filename}:{statement.lineno}: {words}')
+
+
 def _read_label(info: dict[str, Any], shape: tuple[int, int]) -> tuple[list[Polygon], list[LabelError], np.ndarray]:
     """The polygons of a label, what is wrong with it, and its label map of the given shape (H, W)."""
     if info['annotations'] == 'masks':
@@ -337,6 +455,20 @@ def _read_label(info: dict[str, Any], shape: tuple[int, int]) -> tuple[list[Poly
     content = _label_content(info['label_path'])
     polygons, errors = parse_lines(content, shape, info['yolo_names'], info['boxes'], info['label_path'])
     return polygons, errors, rasterize(polygons, shape, info['yolo_labels'])
+
+
+def _count_by_name(info: dict[str, Any], polygons: Sequence[Polygon]) -> Counter[str]:
+    """The polygons of a label by class, and what the dataset's options leave out of it."""
+    names, labels = info['yolo_names'], info['yolo_labels']
+    counts: Counter[str] = Counter()
+    for polygon in polygons:
+        is_drawn = labels[polygon.class_id] is not None
+        counts[names[polygon.class_id] if is_drawn else f'{names[polygon.class_id]} (left out)'] += 1
+    if info['boxes'] == 'drop' and info['annotations'] == 'polygons':
+        # A line of five values is a box, whatever its numbers are.
+        boxes = sum(len(line.split()) == 5 for line in _label_content(info['label_path']).splitlines())
+        counts += Counter({'boxes (dropped)': boxes})
+    return counts
 
 
 def _label_content(label_path: str) -> bytes:
@@ -351,7 +483,11 @@ def _shared_labels(split: str, pairs: Sequence[tuple[str, str]]) -> list[Problem
         images_of[label].append(image)
     return [
         Problem(
-            'warning', split, f'{label} is the label of {len(images)} images: {listed(images)}. Keep or rename one.'
+            'warning',
+            split,
+            f'{label} is the label of {len(images)} images: {listed(images)}. Keep or rename one.',
+            cause='label of several images',
+            file=label,
         )
         for label, images in images_of.items()
         if len(images) > 1
@@ -360,13 +496,32 @@ def _shared_labels(split: str, pairs: Sequence[tuple[str, str]]) -> list[Problem
 
 def _doubts(split: str, label_path: str, polygons: Sequence[Polygon], foreground: float) -> list[Problem]:
     """Warnings for a label that can be read but is seldom meant."""
-    problems = []
+    found = {}
     repeated = len(polygons) - len({(polygon.class_id, polygon.points.tobytes()) for polygon in polygons})
     if repeated:
-        problems.append(f'{label_path}: {repeated} polygons repeat another one of the file. Delete the repetitions.')
+        found['repetitions'] = f'{repeated} polygons repeat another one of the file. Delete the repetitions.'
     if foreground > 0.5:
-        problems.append(f'{label_path}: {foreground:.0%} of the image is foreground. Are crack and background swapped?')
-    return [Problem('warning', split, problem) for problem in problems]
+        found['swapped'] = f'{foreground:.0%} of the image is foreground. Are crack and background swapped?'
+    return [Problem('warning', split, f'{label_path}: {text}', cause, label_path) for cause, text in found.items()]
+
+
+def _covered(
+    dataset: YOLOCrackDataset, info: dict[str, Any], polygons: Sequence[Polygon], present: frozenset[str]
+) -> list[Problem]:
+    """Warnings for classes that have polygons in a label, but not one pixel in its label map."""
+    labels = {info['yolo_labels'][polygon.class_id] for polygon in polygons} - {None}
+    lost = sorted({dataset.metainfo['classes'][label] for label in labels} - present)
+    return [
+        Problem(
+            'warning',
+            dataset.split,
+            f'{info["label_path"]}: the polygons of {name} leave no pixel, as other classes in later lines cover them. '
+            'Move their lines to the end of the file.',
+            cause='covered',
+            file=info['label_path'],
+        )
+        for name in lost
+    ]
 
 
 def _widths_in(mask: np.ndarray) -> np.ndarray:
@@ -396,6 +551,8 @@ def _leaks_between(first: Sequence[Sample], second: Sequence[Sample], max_distan
                 f'{sample.image} looks like {len(near)} of the images in {first[0].split}, most like '
                 f'{first[nearest].image} ({distances[nearest]} of 64 bits differ). Keep what comes from one picture in '
                 'one split.',
+                cause='looks like another',
+                file=sample.image,
             )
         elif '.rf.' in Path(sample.image).name and source_name(sample.image) in named:
             like = [other.image for other in named[source_name(sample.image)]]
@@ -404,6 +561,8 @@ def _leaks_between(first: Sequence[Sample], second: Sequence[Sample], max_distan
                 where,
                 f'{sample.image} has the source name of {listed(like)}. If they come from one picture, keep them in '
                 'one split.',
+                cause='source of another',
+                file=sample.image,
             )
 
 

@@ -25,7 +25,13 @@ _TEXT_PRECISION = 1e-6
 
 
 class LabelError(ValueError):
-    """A label file that cannot be read as it stands. The message names file, line, fault and remedy."""
+    """A label file that cannot be read as it stands. The message names file, line, fault and remedy.
+
+    Attributes:
+        line: The line of the file, counted from 1; None if the fault is not in a line.
+    """
+
+    line: int | None = None
 
 
 class Polygon(NamedTuple):
@@ -109,7 +115,10 @@ def parse_lines(
         try:
             polygon = _parse_line(line, shape, names, boxes)
         except LabelError as error:
-            errors.append(LabelError(f'{source}, line {number}: {error}'))
+            # The traceback goes along: it leads to the statement that found the fault.
+            located = LabelError(f'{source}, line {number}: {error}').with_traceback(error.__traceback__)
+            located.line = number
+            errors.append(located)
             continue
         if polygon is not None:
             polygons.append(polygon)

@@ -9,14 +9,24 @@ from typing import Any, Literal, get_args
 import cv2
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 from PIL import UnidentifiedImageError
 from tifffile import TiffFile, TiffFileError
 
+from crack_plugin.datasets.foreground import describe_absence, find_absent
 from crack_plugin.datasets.polygons import MAX_CLASSES, Boxes, check_boxes
-from crack_plugin.datasets.yolo_layout import Annotations, DataYaml, SplitFiles, find_split, listed, read_data_yaml
+from crack_plugin.datasets.yolo_layout import (
+    Annotations,
+    DataYaml,
+    SplitFiles,
+    count_suffixes,
+    find_split,
+    listed,
+    read_data_yaml,
+)
 
 MissingLabel = Literal['background', 'error']
 
@@ -48,6 +58,8 @@ class YOLOCrackDataset(BaseSegDataset):
     yaml itself; Roboflow's ``../train/images`` is also tried as ``train/images``. Otherwise the split is
     ``{split}/images`` or ``images/{split}``. The label of an image is found by replacing the last folder named
     ``images`` in its path by ``labels``.
+
+    A split in whose labels a foreground class does not occur is a warning in the log, see ``find_absent``.
 
     Args:
         data_root: Folder of the dataset, or its yaml file.
@@ -145,6 +157,14 @@ class YOLOCrackDataset(BaseSegDataset):
         new_labels = {name: label for label, name in enumerate(new_classes)}
         return {label: new_labels.get(name, 255) for label, name in enumerate(old_classes)}
 
+    def full_init(self) -> None:
+        """As in ``BaseSegDataset``; then tell of the foreground classes that do not occur."""
+        if self._fully_initialized:
+            return
+        super().full_init()
+        if is_main_process():
+            self._warn_of_absent_classes()
+
     def load_data_list(self) -> list[dict[str, str]]:
         """Find the split's images and labels.
 
@@ -210,6 +230,16 @@ class YOLOCrackDataset(BaseSegDataset):
             )
         return data
 
+    def _warn_of_absent_classes(self) -> None:
+        classes = self.metainfo['classes']
+        absent, looked_at = find_absent(self.get_data_info, len(self), range(1, len(classes)))
+        if absent:
+            images = f'{looked_at} images'
+            if looked_at < len(self):
+                images = f'the {looked_at} of {len(self)} images looked at'
+            names = [classes[label] for label in absent]
+            _warn(f'split {self.split!r} of {self.data_root}: {describe_absence(names, classes[1:], images)}')
+
     def _check_completeness(self, files: SplitFiles) -> None:
         """Report what does not fit together, or refuse it."""
         where = f'split {self.split!r} of {self.data_root}'
@@ -222,10 +252,9 @@ class YOLOCrackDataset(BaseSegDataset):
         if files.unlabelled:
             _warn(f'{where}: {without} and are taken as background')
         if files.orphans:
-            _warn(f'{where}: {files.orphans} label files belong to no image and are not used')
+            _warn(f'{where}: {len(files.orphans)} label files belong to no image and are not used')
         if files.others:
-            suffixes = ', '.join(f'{n} {suffix or "without extension"}' for suffix, n in sorted(files.others.items()))
-            _warn(f'{where}: files that are no images are not used ({suffixes})')
+            _warn(f'{where}: files that are no images are not used ({count_suffixes(files.others)})')
 
 
 def _checked_classes(classes: Sequence[str]) -> tuple[str, ...]:

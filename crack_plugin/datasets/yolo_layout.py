@@ -53,14 +53,14 @@ class SplitFiles(NamedTuple):
     Attributes:
         pairs: Path of each image and of its label, whether that exists or not, in the order of the image paths.
         unlabelled: The images whose label does not exist.
-        orphans: Number of label files that have no image.
-        others: Suffix to number of files beside the images that are neither images nor labels.
+        orphans: The label files that have no image.
+        others: The files beside the images that are neither images nor labels.
     """
 
     pairs: list[tuple[str, str]]
     unlabelled: list[str]
-    orphans: int
-    others: Counter[str]
+    orphans: list[str]
+    others: list[str]
 
 
 def read_data_yaml(data_root: Path) -> DataYaml:
@@ -155,6 +155,12 @@ def listed(paths: Sequence[object], limit: int = 3) -> str:
     """The first few paths and the number of the others, for messages."""
     more = f' and {len(paths) - limit} more' if len(paths) > limit else ''
     return ', '.join(map(str, paths[:limit])) + more
+
+
+def count_suffixes(files: Sequence[str]) -> str:
+    """The number of files by suffix, for messages: '2 .heic, 1 without extension'."""
+    counts = Counter(_suffix(Path(file).name) for file in files)
+    return ', '.join(f'{count} {suffix or "without extension"}' for suffix, count in sorted(counts.items()))
 
 
 def source_name(image: str) -> str:
@@ -331,20 +337,20 @@ def _match(
         path: {_stem(name): name for name in sorted(files) if _suffix(name) == suffix}
         for path, files in label_files.items()
     }
-    pairs, unlabelled, orphans = [], [], 0
-    others: Counter[str] = Counter()
+    pairs, unlabelled, orphans, others = [], [], [], []
     for path, folder in folders.items():
         label_folder = label_folders[path]
         names = labels.get(label_folder, {})
-        orphans += len(names.keys() - {_stem(name) for name in folder.images})
-        others.update(_suffix(name) for name in folder.files - folder.images)
+        without_image = names.keys() - {_stem(name) for name in folder.images}
+        orphans += [f'{label_folder}/{names[stem]}' for stem in without_image]
+        # A text file beside the images is a label.
+        others += [f'{path}/{name}' for name in folder.files - folder.images if _suffix(name) != '.txt']
         for name in folder.selected:
             image, stem = f'{path}/{name}', _stem(name)
             pairs.append((image, f'{label_folder}/{names.get(stem, f"{stem}{suffix}")}'))
             if stem not in names:
                 unlabelled.append(image)
-    del others['.txt']  # labels beside the images
-    return SplitFiles(sorted(pairs), sorted(unlabelled), orphans, others)
+    return SplitFiles(sorted(pairs), sorted(unlabelled), sorted(orphans), sorted(others))
 
 
 def _strays(

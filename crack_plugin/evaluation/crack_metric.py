@@ -1,5 +1,6 @@
 """One evaluator for cracks: MMSegmentation's own results and the measures of the crack literature."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,6 +87,9 @@ class CrackMetric(IoUMetric):
     MMSegmentation stores there. If any prediction has no ``seg_logits`` these two keys are left out, with a warning.
     Under test-time augmentation stock ``SegTTAModel`` leaves the last augmentation's ``seg_logits`` in the sample, and
     ODS and OIS are that augmentation's; with ``SAM3TTAModel`` they are the merged prediction's.
+
+    The log tells how many images have nothing of a class in their masks, on which the means over images then rest, and
+    what ``crack/IoU`` is without them. If no image has anything of it, that is a warning.
 
     After an evaluation :attr:`per_image` holds each image's scores.
 
@@ -204,6 +208,7 @@ class CrackMetric(IoUMetric):
         by_class = self.statistics.scores()
         self._log_thresholds(self.statistics, results)
         self._log_table(by_class)
+        self._log_empty_masks(self.statistics, scores['IoU'])
         metrics |= {f'crack/{name}': float(values.mean()) for name, values in by_class.items()}
         if len(self._foreground) > 1:
             for name, values in by_class.items():
@@ -332,3 +337,20 @@ class CrackMetric(IoUMetric):
         if len(self._foreground) > 1:
             table.add_row(['mean', *(f'{values.mean():.4f}' for values in by_class.values())])
         print_log(f'crack scores (fractions):\n{table.get_string()}', logger='current')
+
+    def _log_empty_masks(self, statistics: ImageStatistics, iou: np.ndarray) -> None:
+        """Tell on how many images the means rest on masks without foreground; ``iou`` has the shape (N, K)."""
+        empty = statistics.areas[:, 3, 1:] == 0
+        for i, name in enumerate(self._foreground):
+            count, total = int(empty[:, i].sum()), len(empty)
+            if not count:
+                continue
+            text = (
+                f'crack/IoU: {count} of {total} images have no {name}; in the means over images they count as 1 where '
+                'none is predicted, as 0 elsewhere'
+            )
+            if count == total:
+                print_log(f'{text}. The scores say nothing about {name}.', logger='current', level=logging.WARNING)
+            else:
+                rest = iou[~empty[:, i], i].mean()
+                print_log(f'{text}. Over the other {total - count} images crack/IoU is {rest:.4f}', logger='current')

@@ -10,8 +10,11 @@ from crack_plugin.datasets.inspection import (
     Problem,
     Sample,
     crack_widths,
+    describe_cause,
+    find_absent_classes,
     find_leaks,
     find_lost_cracks,
+    group_by_cause,
     inspect_samples,
     open_split,
     perceptual_hashes,
@@ -94,9 +97,9 @@ def test_all_problems_of_a_split_are_found(tmp_path):
     assert sum('damaged.png cannot be decoded' in text for text in errors) == 1
     assert len(errors) == 5
     for part in (
-        '1 of 7 images have no label file',
-        '1 label files belong to no image',
-        '(1 .heic)',
+        'none.png has no label file and is taken as background',
+        'orphan.txt is a label without an image',
+        'notes.heic lies beside the images',
         'fine.txt is the label of 2 images',
         'twice.txt: 2 polygons repeat',
         'full.txt: 100% of the image is foreground',
@@ -200,3 +203,165 @@ def test_summary_counts_and_scales():
         '1.5 (1.0 to 2.0)',
     )
     assert rows[1] == ('valid', '1', '1', '0', '504 x 504', '0.00%', '-', '-', '-')
+
+
+def test_problems_of_one_cause_are_one_row(tmp_path):
+    """Three kinds of fault in 12 files, among them values and lines that differ."""
+    write(tmp_path, 'train', {f'box{i}': '0 0.5 0.5 0.1 0.1\n' * 5 for i in range(5)})
+    write(tmp_path, 'train', {f'id{i}': f'{i} 0 0 1 0 1 1\n' for i in range(1, 6)})
+    write(tmp_path, 'train', {'none1': None, 'none2': None})
+    _, problems = inspect(tmp_path)
+    causes = group_by_cause(problems)
+    assert [len(cause) for cause in causes] == [25, 5, 2]
+    boxes, ids, none = (describe_cause(cause) for cause in causes)
+    labels, images = tmp_path / 'train/labels', tmp_path / 'train/images'
+    assert boxes[:4] == ('error', 'train', '25', '5')
+    first, *others = boxes[4].split('\n')
+    assert first.startswith(f'{labels}/box0.txt, line 1: five values')
+    assert others == [f'also {labels}/box1.txt, line 1', f'also {labels}/box2.txt, line 1']
+    assert ids[2:4] == ('5', '5')
+    for i, example in enumerate(ids[4].split('\n'), start=1):
+        assert f"{labels}/id{i}.txt, line 1: unknown class id '{i}'" in example
+    assert none == (
+        *('warning', 'train', '2', '2'),
+        f'{images}/none1.png has no label file and is taken as background. Add one, empty if nothing is to be seen.\n'
+        f'also {images}/none2.png',
+    )
+
+
+def test_files_without_a_partner_are_each_named(tmp_path):
+    """Labels without image, images without label, and files that are no images: five of each are three rows."""
+    write(tmp_path, 'train', {f'bare{i}': None for i in range(5)} | {'a': LINE})
+    for i in range(5):
+        (tmp_path / f'train/labels/orphan{i}.txt').touch()
+        (tmp_path / f'train/images/phone{i}.heic').touch()
+    _, problems = open_split(tmp_path, 'train')
+    assert [len(cause) for cause in group_by_cause(problems)] == [5, 5, 5]
+    names = [name for i in range(5) for name in (f'bare{i}.png', f'orphan{i}.txt', f'phone{i}.heic')]
+    assert sorted(Path(problem.file).name for problem in problems) == sorted(names)
+
+
+def test_examples_are_of_several_files_before_several_lines(tmp_path):
+    write(tmp_path, 'train', {'a': '0 0.5\n' * 9, 'b': '0 0.5\n'})
+    write(tmp_path, 'valid', {'c': '0 0.5\n'})
+    problems = [*inspect(tmp_path)[1], *inspect(tmp_path, 'valid')[1]]
+    (cause,) = group_by_cause(problems)
+    _, split, count, files, text = describe_cause(cause)
+    assert (split, count, files) == ('train, valid', '11', '3')
+    assert [name in example for name, example in zip('abc', text.split('\n'), strict=True)] == [True] * 3
+
+
+def test_two_masks_with_other_values_are_one_cause(tmp_path):
+    (tmp_path / 'train/masks').mkdir(parents=True)
+    write(tmp_path, 'train', {'a': None, 'b': None, 'c': None})
+    for name, value in (('a', 7), ('b', 9)):
+        cv2.imwrite(str(tmp_path / f'train/masks/{name}.png'), np.full((96, 128), value, np.uint8))
+    (tmp_path / 'train/masks/c.png').write_bytes(b'no image')
+    _, problems = inspect(tmp_path, annotations='masks')
+    assert [len(cause) for cause in group_by_cause(problems)] == [2, 1]
+    assert {problem.file for problem in problems} == {str(tmp_path / f'train/masks/{name}.png') for name in 'abc'}
+
+
+def test_one_statement_may_find_two_causes(tmp_path):
+    """Pillow's reason decides: three files that are no PNG, two that end too early, at different bytes."""
+    (tmp_path / 'train/masks').mkdir(parents=True)
+    write(tmp_path, 'train', dict.fromkeys('abcde'))
+    mask = cv2.imencode('.png', np.random.default_rng(0).integers(0, 2, (96, 128), np.uint8))[1].tobytes()
+    contents = {'a': b'', 'b': mask[:700], 'c': b'text', 'd': mask[:900], 'e': b'more text'}
+    for name, content in contents.items():
+        (tmp_path / f'train/masks/{name}.png').write_bytes(content)
+    causes = group_by_cause(inspect(tmp_path, annotations='masks')[1])
+    assert [[Path(problem.file).stem for problem in cause] for cause in causes] == [['a', 'c', 'e'], ['b', 'd']]
+
+
+@pytest.mark.parametrize(
+    'lines',
+    [
+        '0 0 0 1 nan 1 1\n0 0 0 1 1 inf 1\n',
+        '0 0 0 1 x 1 1\n0 0 0 1 1 crack 1\n0 0 "quoted" 1 1 1 1\n',
+        '0 0 0 1 1 2.5 1\n0 0 -7e-1 1 1 3 1\n',
+        '0 0 0 1\n0 0 0 1 1 1\n',
+        '0.5 0 0 1 1 1 0\n-1.5 0 0 1 1 1 0\n',
+    ],
+)
+def test_other_values_are_no_other_cause(tmp_path, lines):
+    write(tmp_path, 'train', {'a': lines})
+    _, problems = inspect(tmp_path)
+    assert len(problems) == lines.count('\n')
+    assert len(group_by_cause(problems)) == 1
+
+
+def test_problems_know_file_and_line(tmp_path):
+    write(tmp_path, 'train', {'a': LINE + '\n0 0.5\n', 'b': LINE})
+    (tmp_path / 'train/images/b.png').write_bytes(b'no image')
+    _, (label, image) = inspect(tmp_path)
+    assert (label.file, label.line) == (str(tmp_path / 'train/labels/a.txt'), 3)
+    assert (image.file, image.line) == (str(tmp_path / 'train/images/b.png'), None)
+
+
+@pytest.mark.parametrize('annotations', ['polygons', 'masks'])
+def test_split_without_foreground_is_a_warning(tmp_path, annotations):
+    write(tmp_path, 'train', {'a': '', 'b': None})
+    (tmp_path / 'train/masks').mkdir()
+    for name in 'ab':
+        cv2.imwrite(str(tmp_path / f'train/masks/{name}.png'), np.zeros((96, 128), np.uint8))
+    samples, _ = inspect(tmp_path, annotations=annotations)
+    (problem,) = find_absent_classes(samples, ['crack'])
+    assert problem.severity == 'warning'
+    assert "no foreground ('crack'), all is background, in 2 images" in problem.text
+    (tmp_path / 'train/labels/a.txt').write_text(LINE)
+    cv2.imwrite(str(tmp_path / 'train/masks/a.png'), np.full((96, 128), 255, np.uint8))
+    assert find_absent_classes(inspect(tmp_path, annotations=annotations)[0], ['crack']) == []
+
+
+def test_class_that_is_left_out_or_nowhere_is_a_warning(tmp_path):
+    """Two classes of which one is in no label, and polygons that class_map or boxes leave out."""
+    write(tmp_path, 'train', {'a': LINE, 'b': ''})
+    (tmp_path / 'data.yaml').write_text('names: [crack, spalling]')
+    classes = ('crack', 'spalling')
+    (problem,) = find_absent_classes(inspect(tmp_path, classes=classes)[0], classes)
+    assert "nothing of the class 'spalling' in 2 images" in problem.text
+    assert 'crack/IoU/spalling' in problem.text
+    left_out = inspect(tmp_path, classes=('spalling',), class_map={'crack': None})[0]
+    assert 'no foreground' in find_absent_classes(left_out, ('spalling',))[0].text
+    write(tmp_path, 'train', {'a': '0 0.5 0.5 0.5 0.5\n'})
+    dropped = inspect(tmp_path, classes=classes, boxes='drop')[0]
+    assert "no foreground ('crack', 'spalling')" in find_absent_classes(dropped, classes)[0].text
+
+
+def test_labels_with_faults_may_have_foreground(tmp_path):
+    write(tmp_path, 'train', {'a': '0 0.5\n'})
+    assert find_absent_classes(inspect(tmp_path)[0], ['crack']) == []
+    write(tmp_path, 'train', {'a': '0 0.5\n', 'b': ''})
+    (problem,) = find_absent_classes(inspect(tmp_path)[0], ['crack'])
+    assert 'in the 1 of 2 images whose labels have no faults' in problem.text
+
+
+def test_label_that_cannot_be_opened_is_named(tmp_path):
+    write(tmp_path, 'train', {'a': LINE})
+    (tmp_path / 'train/labels/a.txt').unlink()
+    (tmp_path / 'train/labels/a.txt').symlink_to('nowhere')
+    samples, (problem,) = inspect(tmp_path)
+    assert samples == []
+    assert problem.text.startswith(f'{tmp_path}/train/labels/a.txt cannot be read: No such file')
+
+
+def test_what_the_options_leave_out_is_counted(tmp_path):
+    write(tmp_path, 'train', {'a': LINE * 2 + '1' + LINE[1:] + '0 0.5 0.5 0.1 0.1\n' * 3})
+    (tmp_path / 'data.yaml').write_text('names: [crack, scale bar]')
+    (sample,), _ = inspect(tmp_path, class_map={'scale bar': None}, boxes='drop')
+    assert sample.polygons == {'crack': 2, 'scale bar (left out)': 1, 'boxes (dropped)': 3}
+    assert summarize([sample], 1008)[0][3] == '3 boxes (dropped), 2 crack, 1 scale bar (left out)'
+
+
+def test_class_that_others_cover_is_a_warning(tmp_path):
+    """A crack inside a patch of spalling: drawn before it, nothing of it is left; drawn after it, all is well."""
+    patch = '1 0 0 1 0 1 0.6 0 0.6\n'
+    write(tmp_path, 'train', {'covered': LINE + patch, 'fine': patch + LINE, 'crack': LINE})
+    (tmp_path / 'data.yaml').write_text('names: [crack, spalling]')
+    samples, problems = inspect(tmp_path, classes=('crack', 'spalling'))
+    assert [sample.present for sample in samples] == [{'spalling'}, {'crack'}, {'crack', 'spalling'}]
+    (problem,) = [problem for problem in problems if problem.cause == 'covered']
+    assert problem.text.startswith(f'{tmp_path}/train/labels/covered.txt: the polygons of crack leave no pixel')
+    left_out = inspect(tmp_path, classes=('spalling',), class_map={'crack': None})[1]
+    assert not [problem for problem in left_out if problem.cause == 'covered']

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from crack_plugin.datasets import yolo_layout
-from crack_plugin.datasets.yolo_layout import SplitFiles, find_split, read_data_yaml
+from crack_plugin.datasets.yolo_layout import SplitFiles, count_suffixes, find_split, read_data_yaml
 
 
 def touch(root: Path, *names: str) -> None:
@@ -117,7 +117,7 @@ def test_several_folders_and_lists(tmp_path):
     ]
     listed = found(tmp_path, 'val')
     assert len(listed.pairs) == 2
-    assert listed.orphans == 0  # the label of a/images/1.jpg has its image, if not in this split
+    assert listed.orphans == []  # the label of a/images/1.jpg has its image, if not in this split
 
 
 def test_list_with_an_image_twice(tmp_path, log):
@@ -133,7 +133,7 @@ def test_labels_beside_the_images(tmp_path):
     (tmp_path / 'data.yaml').write_text('train: pictures')
     files = found(tmp_path)
     assert relative_pairs(tmp_path, files) == [('pictures/a.jpg', 'pictures/a.txt')]
-    assert not files.others
+    assert files.others == []
 
 
 def test_the_last_folder_named_images_is_replaced(tmp_path):
@@ -141,14 +141,15 @@ def test_the_last_folder_named_images_is_replaced(tmp_path):
     assert found(tmp_path / 'images/cracks').unlabelled == []
 
 
-def test_what_does_not_fit_is_counted(tmp_path):
+def test_what_does_not_fit_is_named(tmp_path):
     touch(tmp_path, 'train/images/a.jpg', 'train/images/b.jpg', 'train/images/c.heic', 'train/images/Thumbs.db')
     touch(tmp_path, 'train/images/._a.jpg', 'train/images/.cache/d.jpg', 'train/labels/b.txt', 'train/labels/z.txt')
     files = found(tmp_path)
     assert len(files.pairs) == 2
     assert files.unlabelled == [str(tmp_path / 'train/images/a.jpg')]
-    assert files.orphans == 1
-    assert files.others == {'.heic': 1, '.db': 1}
+    assert files.orphans == [str(tmp_path / 'train/labels/z.txt')]
+    assert files.others == [str(tmp_path / 'train/images' / name) for name in ('Thumbs.db', 'c.heic')]
+    assert count_suffixes(files.others) == '1 .db, 1 .heic'
 
 
 def assert_message(error: pytest.ExceptionInfo, parts: Sequence[str]) -> None:

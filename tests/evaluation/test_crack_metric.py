@@ -170,6 +170,41 @@ def test_means_over_images_with_an_empty_one():
     assert metrics['crack/OIS'] == pytest.approx(2 / 3, abs=1e-6)
 
 
+def test_the_log_tells_how_much_of_the_mean_rests_on_empty_masks(log):
+    """Half of the images have no crack; the one with a crack is half found: the mean of 0.75 hides an IoU of 0.5."""
+    empty, line, half = torch.zeros(SIZE), torch.zeros(SIZE), torch.zeros(SIZE)
+    line[5, 4:24] = half[5, 4:14] = 1
+    metrics, _ = score([mask_sample(half, line), mask_sample(empty, empty)])
+    assert metrics['crack/IoU'] == pytest.approx(0.75)
+    (told,) = [message for message in log if 'have no crack' in message]
+    assert told.startswith('crack/IoU: 1 of 2 images have no crack; in the means over images they count as 1 where')
+    assert told.endswith('Over the other 1 images crack/IoU is 0.5000')
+
+
+def test_scores_of_empty_masks_alone_are_a_warning(caplog):
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    try:
+        metrics, _ = score([mask_sample(torch.zeros(SIZE), torch.zeros(SIZE))] * 6)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert metrics['crack/IoU'] == 1
+    (warning,) = {
+        record.message for record in caplog.records if record.levelname == 'WARNING' and 'no crack' in record.message
+    }
+    assert '6 of 6 images have no crack' in warning
+    assert 'say nothing about crack' in warning
+
+
+def test_empty_masks_are_told_by_class_and_not_without_any(log):
+    score(random_samples(3))
+    assert not [message for message in log if 'images have no' in message]
+    crack_alone = [sample(torch.randn(3, *SIZE), (torch.rand(SIZE) < 0.5).long()) for _ in range(4)]
+    score(crack_alone, ('background', 'crack', 'spalling'))
+    (told,) = [message for message in log if 'images have no' in message]
+    assert '4 of 4 images have no spalling' in told
+
+
 @pytest.mark.parametrize(('tolerance', 'shift', 'expected'), [(4, 3, 1), (4, 5, 0), (5, 5, 1)])
 def test_tolerance(tolerance, shift, expected):
     true, predicted = torch.zeros(SIZE), torch.zeros(SIZE)

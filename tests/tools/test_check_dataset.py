@@ -1,5 +1,6 @@
 """`tools/check_dataset.py`."""
 
+import csv
 import os
 import runpy
 from collections.abc import Callable
@@ -85,7 +86,13 @@ def test_test_split_is_checked_where_there_is_one(data, check, capsys):
 
 @pytest.mark.parametrize(
     'arguments',
-    [('--image-size', '0'), ('--samples', '-1'), ('--workers', 'two'), ('--html', '/proc/no/page.html')],
+    [
+        ('--image-size', '0'),
+        ('--samples', '-1'),
+        ('--workers', 'two'),
+        ('--html', '/proc/no/page.html'),
+        ('--csv', '/proc'),
+    ],
 )
 def test_wrong_use_is_told_before_the_check(data, check, capsys, arguments):
     assert check(data, *arguments) == 2
@@ -121,3 +128,68 @@ def test_page_escapes_names_and_shows_samples(data, check, tmp_path):
     assert '&lt;script&gt;' in page
     assert page.count('<img') == 4
     assert 'is not a number' in page
+    assert '<h2>Every single problem</h2>' in page
+
+
+def flood(data: Path) -> int:
+    """Make a detection export of a dataset: five boxes in each label. Returns the number of label files."""
+    labels = list(data.glob('*/labels/*.txt'))
+    for path in labels:
+        path.write_text('0 0.5 0.5 0.2 0.1\n' * 5)
+    return len(labels)
+
+
+def test_one_cause_in_every_file_is_one_row_and_each_fault_is_in_the_files(data, check, tmp_path, capsys):
+    count = flood(data)
+    assert check(data, '--csv', tmp_path / 'faults.csv', '--html', tmp_path / 'page.html') == 1
+    out = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split('│')[1:-1]] for line in out.splitlines() if line.startswith('│')]
+    assert [row[:5] for row in rows if row[1] == 'error'] == [['1', 'error', 'train, val', str(5 * count), str(count)]]
+    assert out.count('.txt, line') == 3
+    assert f'{5 * count} errors, 0 warnings' in out
+    with (tmp_path / 'faults.csv').open(newline='') as file:
+        faults = list(csv.DictReader(file))
+    places = {(fault['file'], fault['line']) for fault in faults}
+    assert places == {(str(path), str(line)) for path in data.glob('*/labels/*.txt') for line in range(1, 6)}
+    assert {(fault['severity'], fault['cause']) for fault in faults} == {('error', '1')}
+    assert all(fault['problem'].startswith(f'{fault["file"]}, line {fault["line"]}: five') for fault in faults)
+    page = (tmp_path / 'page.html').read_text()
+    assert all(f'{file}, line {line}: five' in page for file, line in places)
+
+
+def test_csv_of_a_sound_dataset_has_its_header_alone(data, check, tmp_path):
+    assert check(data, '--csv', tmp_path / 'faults.csv') == 0
+    assert (tmp_path / 'faults.csv').read_text().splitlines() == ['severity,split,cause,file,line,problem']
+
+
+def test_files_are_whole_or_as_they_were(data, check, tmp_path, monkeypatch, capsys):
+    """A disk that is full when the page is written: the former page stays, and nothing is left beside it."""
+    page = tmp_path / 'out/page.html'
+    assert check(data, '--html', page) == 0
+    former = page.read_bytes()
+    flood(data)
+
+    def full(self: Path, target: Path) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(Path, 'replace', full)
+    assert check(data, '--html', page) == 1
+    assert 'page.html could not be written: No space left' in capsys.readouterr().err
+    assert [path.read_bytes() for path in page.parent.iterdir()] == [former]
+
+
+@pytest.mark.parametrize('annotations', ['polygons', 'masks'])
+def test_split_without_foreground_fails_when_strict(data, check, capsys, annotations):
+    for path in data.glob('valid/labels/*.txt'):
+        path.write_text('')
+    for split in ('train', 'valid'):
+        (data / split / 'masks').mkdir()
+        for i, path in enumerate(sorted((data / split / 'images').iterdir())):
+            mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) * 0
+            mask[5:9] = 255 * (split == 'train' and i == 0)
+            cv2.imwrite(str(data / split / 'masks' / f'{path.stem}.png'), mask)
+    assert check(data, '--annotations', annotations) == 0
+    out = ' '.join(capsys.readouterr().out.replace('│', ' ').split())
+    assert '0 errors, 1 warnings' in out
+    assert "1 warning val 1 there is no foreground ('crack'), all is background, in 3 images" in out
+    assert check(data, '--annotations', annotations, '--strict') == 1
