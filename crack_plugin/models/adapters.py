@@ -88,7 +88,9 @@ def inject_from(model: nn.Module, folder: str | Path, lora: Mapping[str, Any] | 
     try:
         load_weights(peft_model, weights, str(folder))
     except AdapterError as error:
-        raise AdapterError(f'{error} Its {CONFIG_FILE} {unmatched}.') from error if unmatched else error
+        if not unmatched:
+            raise
+        raise AdapterError(f'{error} Its {CONFIG_FILE} {unmatched}.') from error
     if unmatched:
         print_log(f'adapter {folder}: all its weights fit, but its {CONFIG_FILE} {unmatched}', 'current', level=30)
     return peft_model
@@ -320,8 +322,8 @@ def _adapter_folder(adapter: str | Path) -> Path:
         )
     if _HUB_ID.fullmatch(str(adapter)) and not folder.parent.is_dir():
         raise AdapterError(
-            f'adapter={str(adapter)!r} is no folder here. If it is a repository on the Hugging Face hub, fetch it first, '
-            f"`hf download {adapter} --local-dir adapter`, and give the folder: adapter='adapter'. If a folder was "
+            f'adapter={str(adapter)!r} is no folder here. If it is a repository on the Hugging Face hub, fetch it '
+            f"first, `hf download {adapter} --local-dir adapter`, and give the folder: adapter='adapter'. If a folder was "
             f'meant, note that relative paths start at {Path.cwd()}.'
         )
     existing = next(parent for parent in folder.absolute().parents if parent.is_dir())

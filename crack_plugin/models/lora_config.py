@@ -51,8 +51,8 @@ def check_arguments(arguments: Mapping[str, Any], source: str) -> None:
     # An enumeration, or its value in a file.
     if getattr(peft_type, 'value', peft_type) != 'LORA':
         raise AdapterError(
-            f'{source} is of type {getattr(peft_type, "value", peft_type)}; only LoRA is supported. Take out peft_type, '
-            'or train a LoRA adapter (use_dora=True and use_rslora=True are kinds of it).'
+            f'{source} is of type {getattr(peft_type, "value", peft_type)}; only LoRA is supported. Take out '
+            'peft_type, or train a LoRA adapter (use_dora=True and use_rslora=True are kinds of it).'
         )
     task_type = arguments.get('task_type')
     if task_type is not None and getattr(task_type, 'value', task_type) != 'FEATURE_EXTRACTION':
@@ -65,8 +65,8 @@ def check_arguments(arguments: Mapping[str, Any], source: str) -> None:
             raise AdapterError(f'{source} is refused: {name}={arguments[name]!r} {reason}. Take it out.')
     if arguments.get('megatron_core') not in (None, _MEGATRON):
         raise AdapterError(
-            f'{source} is refused: megatron_core={arguments["megatron_core"]!r} names a module for PEFT to import, which '
-            'would run its code. Nothing of it was run. Take it out.'
+            f'{source} is refused: megatron_core={arguments["megatron_core"]!r} names a module for PEFT to import, '
+            'which would run its code. Nothing of it was run. Take it out.'
         )
     library = (arguments.get('auto_mapping') or {}).get('parent_library')
     if library is not None and str(library).partition('.')[0] != 'transformers':
@@ -78,8 +78,8 @@ def check_arguments(arguments: Mapping[str, Any], source: str) -> None:
         files = [key for key in _READS_FILES if isinstance(value, Mapping) and value.get(key)]
         if files:
             raise AdapterError(
-                f'{source} is refused: {name}.{files[0]}={value[files[0]]!r} is a file for PEFT to unpickle, which would '
-                f'run code that it names. Nothing of it was run. Take out {name}.'
+                f'{source} is refused: {name}.{files[0]}={value[files[0]]!r} is a file for PEFT to unpickle, which '
+                f'would run code that it names. Nothing of it was run. Take out {name}.'
             )
 
 
@@ -123,7 +123,7 @@ def read_config(folder: Path) -> LoraConfig:
         if str(config.init_lora_weights).lower() != 'eva':
             raise AdapterError(
                 f'{path}: with init_lora_weights={config.init_lora_weights!r} the adapter belongs to base weights that '
-                'its training changed. Save it with path_initial_model_for_weight_conversion, which makes it plain LoRA.'
+                'its training changed. Save it with path_initial_model_for_weight_conversion: that makes it plain LoRA.'
             )
         # The saved weights take the place of the initial ones.
         config.init_lora_weights, config.eva_config = True, None
