@@ -323,8 +323,8 @@ def _adapter_folder(adapter: str | Path) -> Path:
     if _HUB_ID.fullmatch(str(adapter)) and not folder.parent.is_dir():
         raise AdapterError(
             f'adapter={str(adapter)!r} is no folder here. If it is a repository on the Hugging Face hub, fetch it '
-            f"first, `hf download {adapter} --local-dir adapter`, and give the folder: adapter='adapter'. If a folder was "
-            f'meant, note that relative paths start at {Path.cwd()}.'
+            f"first, `hf download {adapter} --local-dir adapter`, and give the folder: adapter='adapter'. If a "
+            f'folder was meant, note that relative paths start at {Path.cwd()}.'
         )
     existing = next(parent for parent in folder.absolute().parents if parent.is_dir())
     nearby = get_close_matches(folder.name, [path.name for path in existing.iterdir() if path.is_dir()])

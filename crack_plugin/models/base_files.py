@@ -28,7 +28,10 @@ _PICKLED = 'pytorch_model*.bin'
 _SMALL_FILES = (CONFIG_FILE, _INDEX_FILE, 'pytorch_model.bin.index.json', *_TOKENIZER_FILES)
 _HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?')
 _LFS_POINTER = b'version https://git-lfs.github.com/spec/'
-_WHAT_TO_GIVE = f'Give a folder that Sam3Model.save_pretrained wrote ({CONFIG_FILE} and {WEIGHTS_FILE}), or the hub id facebook/sam3.'
+_WHAT_TO_GIVE = (
+    f'Give a folder that Sam3Model.save_pretrained wrote ({CONFIG_FILE} and {WEIGHTS_FILE}), or the hub id '
+    'facebook/sam3.'
+)
 
 
 class BaseModelError(OSError):
@@ -156,8 +159,8 @@ def check_weights(base: str, folder: Path, config: Sam3Config) -> None:
         name = differing[0]
         raise BaseModelError(
             f'base={base!r} could not be read as a SAM 3: {len(differing)} weights have other shapes than '
-            f'{CONFIG_FILE} says. The first, {name}, has shape {found[name]}, and {expected[name]} is wanted. Configuration and '
-            f'weights are not of the same model: copy both from one place. {_WHAT_TO_GIVE}'
+            f'{CONFIG_FILE} says. The first, {name}, has shape {found[name]}, and {expected[name]} is wanted. '
+            f'Configuration and weights are not of the same model: copy both from one place. {_WHAT_TO_GIVE}'
         )
 
 
@@ -245,14 +248,14 @@ def _about_hub(base: str, name: str, revision: str | None, error: Exception) -> 
             )
         return (
             f'{start} It is a gated model: accept its licence at https://huggingface.co/{name}, then run `hf auth '
-            'login` with your token. On a machine without network, copy the model folder there and set base to its path.'
+            'login` with your token. On a machine without network, copy the model folder there and set base to it.'
         )
     if isinstance(refusal, RevisionNotFoundError):
         return f'{start} {name} has no branch, tag or commit {revision!r}: see https://huggingface.co/{name}/commits.'
     if isinstance(refusal, RepositoryNotFoundError):
         return (
             f'{start} There is no folder {name!r} here either (relative paths start at {Path.cwd()}). Mind the '
-            'spelling; for a private repository run `hf auth login` with a token that may read it. SAM 3 is facebook/sam3.'
+            'spelling; for a private repository run `hf auth login` with a token that may read it.'
         )
     if status is not None and status != 401:
         return f'{start} Try again later, or copy the model folder here and set base to its path.'
@@ -322,10 +325,9 @@ def _about_folder(folder: Path) -> str:
     text = f'{folder} has no {" and no ".join(missing)}'
     if 'adapter_config.json' in names:
         return f'{text}; it is an adapter, and goes to model.adapter or --adapter.'
-    if any(name.endswith(('.pt', '.pth')) for name in names):
-        return (
-            f"{text}; {', '.join(n for n in names if n.endswith(('.pt', '.pth')))} may be Meta's format, not read here."
-        )
+    foreign = [name for name in names if name.endswith(('.pt', '.pth'))]
+    if foreign:
+        return f"{text}; {', '.join(foreign)} may be Meta's format, which is not read."
     return f'{text}, but {", ".join(names[:5])}.' if names else f'{text}; it is empty.'
 
 

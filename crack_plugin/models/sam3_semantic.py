@@ -511,9 +511,9 @@ def _load_tokenizer(base: str, folder: Path) -> PreTrainedTokenizerBase:
     if len(given) != len(own) or len(differing) > len(own) // 100:
         raise BaseModelError(
             f"base={base!r}: the tokenizer in {folder} is not SAM 3's, which is CLIP's: {len(given):,} tokens instead "
-            f"of {len(own):,}, and {len(differing):,} of CLIP's have other ids or none, such as {differing[:3]}. If the "
-            "weights are SAM 3's, remove tokenizer.json, vocab.json and merges.txt: CLIP's is used then. If they were "
-            'trained with this tokenizer, prompts for them cannot be read here.'
+            f"of {len(own):,}, and {len(differing):,} of CLIP's have other ids or none, such as {differing[:3]}. If "
+            "the weights are SAM 3's, remove tokenizer.json, vocab.json and merges.txt: CLIP's is used then. If they "
+            'were trained with this tokenizer, prompts for them cannot be read here.'
         )
     if differing:
         print_log(

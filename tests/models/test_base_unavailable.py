@@ -1,6 +1,8 @@
 """A base that cannot be had, or is none: one paragraph that says what to do."""
 
+import copy
 import json
+import shutil
 import subprocess
 import sys
 import threading
