@@ -16,11 +16,12 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from mmseg.apis import init_model
 from mmseg.registry import MODELS
-from safetensors.torch import save_file
+from peft import PeftConfig
 from transformers import Sam3Config
 
 from crack_plugin.checkpoints import CheckpointError
 from crack_plugin.datasets import YOLOCrackDataset
+from crack_plugin.models import SAM3TextLoRA
 from crack_plugin.models.adapters import AdapterError
 from crack_plugin.models.sam3_semantic import BaseModelError, load_base
 
@@ -162,17 +163,35 @@ def test_adapter(tiny_sam3: dict, tmp_path: Path, proof: Path) -> None:
         MODELS.build(model)
 
 
-def test_adapter_that_names_a_module_to_import(tiny_sam3: dict, tmp_path: Path, monkeypatch: Any) -> None:
-    """PEFT imports what megatron_core names, if megatron_config is set."""
+@pytest.mark.parametrize(
+    'entries',
+    [
+        {'megatron_config': {'a': 1}, 'megatron_core': 'payload_module'},
+        {'megatron_config': {'a': 1}},
+        {'megatron_config': {}, 'megatron_core': 'megatron.payload_module'},
+        {'megatron_core': 'payload_module'},
+        {'auto_mapping': {'base_model_class': 'Model', 'parent_library': 'payload_module'}},
+        {'corda_config': {'cache_file': 'evil.bin'}},
+        {'corda_config': {'covariance_file': 'evil.bin'}, 'init_lora_weights': 'corda'},
+        {'lora_ga_config': {'cache_file': 'evil.bin'}},
+    ],
+)
+def test_adapter_that_makes_peft_import_or_unpickle(
+    tiny_sam3: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: dict
+) -> None:
+    """Some versions of PEFT import what megatron_core names, so none gets to see the configuration."""
     (tmp_path / 'payload_module.py').write_text('raise SystemExit("ran")')
     monkeypatch.syspath_prepend(tmp_path)
     folder = tmp_path / 'adapter'
-    folder.mkdir()
-    config = {'peft_type': 'LORA', 'target_modules': ['q_proj'], 'megatron_config': {'a': 1}}
-    (folder / 'adapter_config.json').write_text(json.dumps({**config, 'megatron_core': 'payload_module'}))
-    save_file({'x': torch.zeros(1)}, folder / 'adapter_model.safetensors')
-    with pytest.raises(AdapterError, match='megatron'):
+    SAM3TextLoRA(base=tiny_sam3, lora={'target_modules': ['q_proj']}).save_adapter(folder)
+    SAM3TextLoRA(base=tiny_sam3, adapter=str(folder))
+    config = json.loads((folder / 'adapter_config.json').read_text())
+    (folder / 'adapter_config.json').write_text(json.dumps({**config, **entries}))
+    monkeypatch.setattr(PeftConfig, 'from_pretrained', lambda *_: pytest.fail('PEFT saw it'))
+    with pytest.raises(AdapterError, match=f'refused: {next(iter(entries))}|refused: auto_mapping names'):
         MODELS.build({'type': 'SAM3TextLoRA', 'base': tiny_sam3, 'adapter': str(folder)})
+    with pytest.raises(AdapterError, match='is refused'):
+        SAM3TextLoRA(base=tiny_sam3, lora={'target_modules': ['q_proj'], **entries})
 
 
 def test_base(tiny_sam3: dict, tmp_path: Path, proof: Path) -> None:

@@ -1,28 +1,30 @@
-"""LoRA in, out and merged: all that touches ``peft``."""
+"""LoRA in, out and merged: all that touches ``peft``, besides :mod:`~crack_plugin.models.lora_config`."""
 
+import re
 import tempfile
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import Linear, LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-CONFIG_FILE = 'adapter_config.json'
+from crack_plugin.models import lora_config
+from crack_plugin.models.lora_config import CONFIG_FILE, AdapterError
+
 WEIGHTS_FILE = 'adapter_model.safetensors'
 BASE_HASH = 'base_hash'
 """Key of the base weights' hash in the metadata of ``adapter_model.safetensors``, where plain PEFT ignores it."""
 
-
-class AdapterError(ValueError):
-    """An adapter does not fit; the message names its folder and says what to do."""
+_HUB_ID = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
 
 
 def inject(model: nn.Module, lora: Mapping[str, Any]) -> PeftModel:
@@ -33,13 +35,23 @@ def inject(model: nn.Module, lora: Mapping[str, Any]) -> PeftModel:
         lora: Arguments of ``peft.LoraConfig``.
 
     Raises:
-        AdapterError: ``target_modules`` matches nothing, or an argument is unknown to PEFT.
+        AdapterError: ``target_modules`` or another name in ``lora`` matches nothing, an argument is unknown to PEFT, or
+            asks for what cannot be had here.
     """
+    source = f'lora={dict(lora)!r}'
+    lora_config.check_arguments(lora, source)
+    lora_config.check_initialisation(lora, source)
     try:
-        peft_model = get_peft_model(model, LoraConfig(**lora))
-    except (TypeError, ValueError) as error:
-        raise AdapterError(f'lora={dict(lora)!r} was refused by PEFT: {error}') from error
-    _refuse_base_weights(peft_model, f'lora={dict(lora)!r}')
+        config = LoraConfig(**lora)
+        unmatched = lora_config.find_unmatched(model, config)
+        if unmatched:
+            raise AdapterError(f'{source} {"; and ".join(unmatched)}.')
+        peft_model = get_peft_model(model, config)
+    except AdapterError:
+        raise
+    except (ImportError, KeyError, TypeError, ValueError) as error:
+        raise AdapterError(f'{source} was refused by PEFT: {error}') from error
+    _refuse_base_weights(peft_model, source)
     return peft_model
 
 
@@ -58,19 +70,29 @@ def inject_from(model: nn.Module, folder: str | Path, lora: Mapping[str, Any] | 
     Raises:
         AdapterError: The folder is no adapter, is damaged, was made for another base, or does not fit the model.
     """
-    folder = Path(folder)
+    folder = _adapter_folder(folder)
     weights, made_for = _read_weights(folder)
+    config = lora_config.read_config(folder)
     check_base(made_for, base_hash, str(folder))
-    config = _read_config(folder)
     config.inference_mode = False
     if lora is not None:
+        lora_config.check_arguments(lora, f'lora={dict(lora)!r}')
         _adopt(config, LoraConfig(**lora), folder)
+    # Names that match nothing do no harm to an adapter whose every weight has its place, which is checked below.
+    unmatched = '; and '.join(lora_config.find_unmatched(model, config))
     try:
         peft_model = get_peft_model(model, config)
     except ValueError as error:
-        raise AdapterError(f'adapter {folder} does not fit the base model: {error}') from error
+        raise AdapterError(f'adapter {folder} does not fit the base model: {unmatched or error}') from error
     _refuse_base_weights(peft_model, f'adapter {folder}')
-    load_weights(peft_model, weights, str(folder))
+    try:
+        load_weights(peft_model, weights, str(folder))
+    except AdapterError as error:
+        if not unmatched:
+            raise
+        raise AdapterError(f'{error} Its {CONFIG_FILE} {unmatched}.') from error
+    if unmatched:
+        print_log(f'adapter {folder}: all its weights fit, but its {CONFIG_FILE} {unmatched}', 'current', level=30)
     return peft_model
 
 
@@ -99,17 +121,26 @@ def load_weights(model: PeftModel, weights: Mapping[str, Tensor], source: str) -
             parameter.copy_(weights[name])
 
 
-def save(model: PeftModel, folder: str | Path, base_name: str | None, base_hash: str) -> None:
+def save(
+    model: PeftModel, folder: str | Path, base_name: str | None, base_hash: str, revision: str | None = None
+) -> None:
     """Write a PEFT adapter folder: ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Each file is written under a temporary name and moved, so an interrupted save leaves the former one whole.
+
+    Args:
+        model: Model with adapters.
+        folder: Where to.
+        base_name: Folder or hub id of the base, or None if it has neither.
+        base_hash: Hash of the base weights.
+        revision: Branch, tag or commit of the base on the hub; None for the default.
 
     Raises:
         AdapterError: The folder cannot be written.
     """
     folder = Path(folder)
     config = model.peft_config['default']
-    config.base_model_name_or_path = base_name
+    config.base_model_name_or_path, config.revision = base_name, revision
     training, config.inference_mode = config.inference_mode, True
     weights = {name: weight.detach().cpu().contiguous() for name, weight in _named_weights(model).items()}
     try:
@@ -254,6 +285,56 @@ def _named_weights(model: PeftModel) -> dict[str, Tensor]:
     return get_peft_model_state_dict(model, state_dict=parameters, adapter_name='default', save_embedding_layers=False)
 
 
+def _adapter_folder(adapter: str | Path) -> Path:
+    """The folder that ``adapter`` means, with ``~`` expanded.
+
+    Raises:
+        AdapterError: It is no adapter folder; the message says which of the usual mistakes it looks like.
+    """
+    folder = Path(adapter).expanduser()
+    if (folder / CONFIG_FILE).is_file() or (folder / WEIGHTS_FILE).is_file():
+        return folder
+    if folder.is_file():
+        if folder.name in (CONFIG_FILE, WEIGHTS_FILE):
+            raise AdapterError(
+                f'adapter={str(adapter)!r} is a file inside an adapter. Give its folder, {folder.parent}.'
+            )
+        raise AdapterError(
+            f'adapter={str(adapter)!r} is a file, and an adapter is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}. A '
+            'checkpoint (.pth) goes to --checkpoint or load_from.'
+        )
+    if folder.is_dir():
+        inside = sorted(
+            path.parent for depth in ('*', '*/*', '*/*/*') for path in folder.glob(f'{depth}/{CONFIG_FILE}')
+        )
+        if inside:
+            best = [path for path in inside if path.name == 'best']
+            names = ', '.join(map(str, inside[:5])) + (f' and {len(inside) - 5} more' if len(inside) > 5 else '')
+            raise AdapterError(
+                f'adapter={str(adapter)!r} is not an adapter itself but a folder that contains adapters: {names}. Give '
+                f'one of them, for example {(best or inside)[0]}.'
+            )
+        files = sorted(path.name for path in folder.iterdir())
+        raise AdapterError(
+            f'{folder} is no PEFT adapter: it has no {CONFIG_FILE} and no {WEIGHTS_FILE}, but '
+            f'{", ".join(files[:5]) if files else "is empty"}. Give the folder that save_adapter or '
+            'PeftModel.save_pretrained wrote, in a work dir adapters/best.'
+        )
+    if _HUB_ID.fullmatch(str(adapter)) and not folder.parent.is_dir():
+        raise AdapterError(
+            f'adapter={str(adapter)!r} is no folder here. If it is a repository on the Hugging Face hub, fetch it '
+            f"first, `hf download {adapter} --local-dir adapter`, and give the folder: adapter='adapter'. If a "
+            f'folder was meant, note that relative paths start at {Path.cwd()}.'
+        )
+    existing = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    nearby = get_close_matches(folder.name, [path.name for path in existing.iterdir() if path.is_dir()])
+    raise AdapterError(
+        f'adapter={str(adapter)!r}: there is no such folder; {existing} exists'
+        + (f', with {", ".join(nearby)} in it' if nearby else '')
+        + f'. Give the folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}.'
+    )
+
+
 def _read_weights(folder: Path) -> tuple[dict[str, Tensor], str | None]:
     path = folder / WEIGHTS_FILE
     if not path.is_file():
@@ -267,18 +348,6 @@ def _read_weights(folder: Path) -> tuple[dict[str, Tensor], str | None]:
             return {name: file.get_tensor(name) for name in file.keys()}, metadata.get(BASE_HASH)  # noqa: SIM118
     except SafetensorError as error:
         raise AdapterError(f'{path} is damaged or cut short ({error}). Copy it again, or take another.') from error
-
-
-def _read_config(folder: Path) -> LoraConfig:
-    if not (folder / CONFIG_FILE).is_file():
-        raise AdapterError(f'{folder} is no PEFT adapter: it has no {CONFIG_FILE}.')
-    try:
-        config = PeftConfig.from_pretrained(str(folder))
-    except (TypeError, ValueError, KeyError) as error:
-        raise AdapterError(f'{folder / CONFIG_FILE} is no PEFT configuration: {error}') from error
-    if not isinstance(config, LoraConfig):
-        raise AdapterError(f'{folder} is a {config.peft_type} adapter; only LoRA is supported.')
-    return config
 
 
 def _adopt(config: LoraConfig, wanted: LoraConfig, folder: Path) -> None:

@@ -7,6 +7,7 @@ pixel. The DETR decoder, the geometry encoder, the scoring and the instance mask
 import copy
 import gzip
 import hashlib
+import json
 import pickle
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from mmengine import dist
 from mmengine.logging import print_log
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -21,6 +23,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase, Sam3Config
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.sam3.modeling_sam3 import Sam3Model
+
+from crack_plugin.models import base_files
+from crack_plugin.models.base_files import BaseModelError as BaseModelError
 
 # A ``Sam3Model``, adapters in place or not. transformers types its sub-configs and submodules too widely to check.
 Sam3: TypeAlias = Any
@@ -39,22 +44,19 @@ UNUSED = (
 """Modules of ``Sam3Model`` without a path to the semantic logits, besides surplus layers of the two pyramids."""
 
 
-class BaseModelError(OSError):
-    """The base model could not be read; the message says what to do."""
-
-
 def load_base(base: str | dict[str, Any], image_size: int | None = None) -> tuple[Sam3, PreTrainedTokenizerBase]:
     """Build a SAM 3 with its tokenizer.
 
     Args:
-        base: Hub id, local folder, or overrides of ``Sam3Config`` for a random model (with ``seed``, default 0).
+        base: Hub id (``name@revision`` for a branch, tag or commit), local folder, or overrides of ``Sam3Config`` for a
+            random model (with ``seed``, default 0).
         image_size: Side of the model's square input in pixels; None keeps the base's own.
 
     Returns:
         The model in eval mode, and the tokenizer of its text encoder.
 
     Raises:
-        BaseModelError: The hub refused, could not be reached, or the folder holds no SAM 3.
+        BaseModelError: The hub refused, could not be reached, or the folder holds no SAM 3 or another tokenizer.
         ValueError: ``image_size`` does not fill the ViT's attention windows.
     """
     if isinstance(base, dict):
@@ -69,17 +71,16 @@ def load_base(base: str | dict[str, Any], image_size: int | None = None) -> tupl
             model: Sam3 = Sam3Model(config)
         tokenizer = clip_tokenizer()
     else:
-        _check_folder(base)
+        folder = base_files.fetch(base)
+        config = base_files.read_config(base, folder)
+        _set_image_size(config, image_size)
+        tokenizer = _load_tokenizer(base, folder)
+        base_files.fetch_weights(base, folder)
+        base_files.check_weights(base, folder, config)
         try:
-            config = Sam3Config.from_pretrained(base)
-            # The hub's facebook/sam3 is a video model: the image model is its detector.
-            detector = getattr(config, 'detector_config', None)
-            if detector is not None:
-                config = Sam3Config(**detector) if isinstance(detector, dict) else detector
-            _set_image_size(config, image_size)
-            loaded: Any = Sam3Model.from_pretrained(base, config=config, output_loading_info=True)
+            loaded: Any = Sam3Model.from_pretrained(str(folder), config=config, output_loading_info=True)
         except (OSError, SafetensorError) as error:
-            raise BaseModelError(_unavailable(base, error)) from error
+            raise BaseModelError(base_files.unavailable(base, error)) from error
         except pickle.UnpicklingError as error:
             raise BaseModelError(
                 f'base={base!r} is refused: loading its pickled weights would run code. Nothing of it was run. Take a '
@@ -92,7 +93,6 @@ def load_base(base: str | dict[str, Any], image_size: int | None = None) -> tupl
                 f'base={base!r} is not a whole SAM 3: {len(missing)} weights are missing, the first is {missing[0]!r}. '
                 'Point base at a folder that Sam3Model.save_pretrained wrote, or at the hub id facebook/sam3.'
             )
-        tokenizer = _load_tokenizer(base)
     _restore_positions(model)
     vocabulary = model.config.text_config.vocab_size
     if vocabulary < len(tokenizer):
@@ -140,8 +140,21 @@ def base_hash(model: nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f'{name} {tuple(tensor.shape)}'.encode())
         if not tensor.is_meta:
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def shared_base_hash(model: nn.Module) -> str:
+    """:func:`base_hash`, which in a distributed run the first process computes for all, so every one has to call this.
+
+    They have the same weights: DDP hands those of the first process to the others.
+    """
+    if not dist.is_distributed():
+        return base_hash(model)
+    told = [base_hash(model) if dist.is_main_process() else None]
+    dist.broadcast_object_list(told)
+    assert told[0] is not None
+    return told[0]
 
 
 def input_size(model: Sam3) -> int:
@@ -267,12 +280,49 @@ class _Checkpointed:
         return checkpoint(self.forward, *args, use_reentrant=False, **kwargs)
 
 
-def save_base(model: Sam3, tokenizer: Any, folder: str | Path) -> None:
-    """Write model and tokenizer as a Hugging Face folder."""
+def save_base(model: Sam3, tokenizer: Any, folder: str | Path, preprocessor: Any) -> None:
+    """Write a Hugging Face folder that ``Sam3Model`` and ``Sam3Processor`` load.
+
+    Args:
+        model: SAM 3, whole.
+        tokenizer: Of its text encoder.
+        folder: Where to.
+        preprocessor: MMSeg's ``SegDataPreProcessor`` that the model was trained with: its mean and standard deviation
+            become the processor's.
+    """
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     # Once more without indentation, which is half of its 3.6 MB.
     tokenizer.backend_tokenizer.save(str(Path(folder, 'tokenizer.json')), pretty=False)
+    text = json.dumps(_processor_config(model, preprocessor), indent=2, sort_keys=True)
+    Path(folder, 'processor_config.json').write_text(f'{text}\n')
+
+
+def _processor_config(model: Sam3, preprocessor: Any) -> dict[str, Any]:
+    """What ``Sam3Processor.save_pretrained`` writes. The class itself can be had only with torchvision."""
+    side = input_size(model)
+    # The semantic logits have 4 x 4 for each of the ViT's patches.
+    mask_side = 4 * side // model.config.vision_config.backbone_config.patch_size
+    normalises = preprocessor._enable_normalize
+    return {
+        'image_processor': {
+            'do_convert_rgb': True,
+            'do_normalize': normalises,
+            'do_rescale': normalises,
+            'do_resize': True,
+            # MMSeg's are in grey levels, these in shares of 255.
+            'image_mean': (preprocessor.mean / 255).flatten().tolist() if normalises else [0.0] * 3,
+            'image_processor_type': 'Sam3ImageProcessor',
+            'image_std': (preprocessor.std / 255).flatten().tolist() if normalises else [1.0] * 3,
+            'mask_size': {'height': mask_side, 'width': mask_side},
+            'resample': 2,
+            'rescale_factor': 1 / 255,
+            'size': {'height': side, 'width': side},
+        },
+        'point_pad_value': -10,
+        'processor_class': 'Sam3Processor',
+        'target_size': side,
+    }
 
 
 def encode_prompts(model: Sam3, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -353,7 +403,9 @@ def encode_images(model: Sam3, hidden: Tensor, depth: int) -> tuple[list[Tensor]
     neck = model.vision_encoder.neck
     pyramid = [layer(grid) for layer in neck.fpn_layers[:-1]]
     coarsest = pyramid[-1]
-    return pyramid, neck.position_encoding(coarsest.shape, coarsest.device, coarsest.dtype)
+    # In bfloat16 the angles, up to 2 pi, would be off by 1/64, and the sines with them: round the results alone.
+    positions = neck.position_encoding(coarsest.shape, coarsest.device, torch.float32)
+    return pyramid, positions.to(coarsest.dtype)
 
 
 def semantic_logits(model: Sam3, hidden: Tensor, depth: int, prompts: Tensor, prompt_mask: Tensor) -> Tensor:
@@ -439,36 +491,35 @@ def _byte_alphabet() -> list[str]:
     return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(others)]
 
 
-def _check_folder(base: str) -> None:
-    path = Path(base).expanduser()
-    looks_local = path.is_absolute() or base.startswith(('.', '~')) or base.count('/') > 1
-    if looks_local and not path.is_dir():
-        raise BaseModelError(
-            f'base={base!r} is no folder. Give a folder that holds config.json and model.safetensors of a SAM 3, or '
-            'the hub id facebook/sam3.'
-        )
+def _load_tokenizer(base: str, folder: Path) -> PreTrainedTokenizerBase:
+    """CLIP's tokenizer, if the folder's is that one, or if there is none.
 
+    It is never loaded itself: of files that are missing or damaged transformers makes one that gives every prompt the
+    same ids.
 
-def _load_tokenizer(base: str) -> PreTrainedTokenizerBase:
-    names = ('tokenizer.json', 'vocab.json')
-    if Path(base).is_dir() and not any((Path(base) / name).is_file() for name in names):
+    Raises:
+        BaseModelError: The files are damaged, or hold another vocabulary.
+    """
+    tokenizer = clip_tokenizer()
+    given = base_files.read_vocabulary(base, folder)
+    if given is None:
         print_log(f"{base} holds no tokenizer: using CLIP's, which is SAM 3's", logger='current')
-        return clip_tokenizer()
-    try:
-        return CLIPTokenizer.from_pretrained(base)
-    except OSError as error:
-        raise BaseModelError(_unavailable(base, error)) from error
-
-
-def _unavailable(base: str, error: Exception) -> str:
-    if Path(base).is_dir():
-        return (
-            f'base={base!r} could not be read as a SAM 3: {error} Give a folder that Sam3Model.save_pretrained wrote '
-            '(config.json and model.safetensors).'
+        return tokenizer
+    own = tokenizer.get_vocab()
+    differing = [token for token, index in own.items() if given.get(token) != index]
+    # Embeddings belong to ids: a text encoder trained on another vocabulary cannot be fed CLIP's.
+    if len(given) != len(own) or len(differing) > len(own) // 100:
+        raise BaseModelError(
+            f"base={base!r}: the tokenizer in {folder} is not SAM 3's, which is CLIP's: {len(given):,} tokens instead "
+            f"of {len(own):,}, and {len(differing):,} of CLIP's have other ids or none, such as {differing[:3]}. If "
+            "the weights are SAM 3's, remove tokenizer.json, vocab.json and merges.txt: CLIP's is used then. If they "
+            'were trained with this tokenizer, prompts for them cannot be read here.'
         )
-    cause = str(error).strip().splitlines()[0]
-    return (
-        f'base={base!r} could not be had from the Hugging Face hub: {cause} SAM 3 is a gated model: accept its licence '
-        'at https://huggingface.co/facebook/sam3, then run `hf auth login` with your token. On a machine without '
-        'network, copy the model folder there and set base to its path.'
-    )
+    if differing:
+        print_log(
+            f"{base}: {len(differing)} tokens of its tokenizer have other ids than in CLIP's, which is SAM 3's, such "
+            f"as {differing[:3]}: using CLIP's",
+            logger='current',
+            level=30,
+        )
+    return tokenizer

@@ -21,6 +21,7 @@ from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor, nn
 
 from crack_plugin.models import adapters, sam3_semantic, sliding
+from crack_plugin.models.base_files import split_revision
 from crack_plugin.models.prefix_cache import PrefixCache
 
 PREPROCESSOR = {
@@ -50,7 +51,8 @@ class SAM3TextLoRA(EncoderDecoder):
     3's semantic logit for prompt k. Softmax over [0, z] is sigmoid(z), so stock losses, metrics and visualizers apply.
 
     Args:
-        base: Hub id, local folder, or overrides of ``Sam3Config`` (and ``seed``) for a random model.
+        base: Hub id (``name@revision`` for a branch, tag or commit), local folder, or overrides of ``Sam3Config`` (and
+            ``seed``) for a random model.
         prompts: One text prompt per foreground class, in the order of the dataset's classes.
         data_preprocessor: Defaults to SAM 3's own normalisation.
         lora: Arguments of ``peft.LoraConfig``; None for no adapters (zero-shot).
@@ -116,7 +118,9 @@ class SAM3TextLoRA(EncoderDecoder):
 
         sam3, tokenizer = sam3_semantic.load_base(self.base, image_size)
         self.image_size = sam3_semantic.input_size(sam3)
-        self.base_hash = sam3_semantic.base_hash(sam3)
+        # Asked now: a folder may be gone when an adapter is saved.
+        self._base_source = (None, None) if isinstance(self.base, dict) else split_revision(self.base)
+        self.base_hash = sam3_semantic.shared_base_hash(sam3)
         self.sam3 = self._with_adapters(sam3, lora, adapter)
         self._checkpointed_parts = _checkpointed_parts(activation_checkpointing)
         self._compile_options = _compile_options(compile)
@@ -273,9 +277,8 @@ class SAM3TextLoRA(EncoderDecoder):
         Raises:
             ValueError: The model has no adapters.
         """
-        adapters.save(
-            self._require_adapters(), folder, self.base if isinstance(self.base, str) else None, self.base_hash
-        )
+        name, revision = self._base_source
+        adapters.save(self._require_adapters(), folder, name, self.base_hash, revision)
 
     @property
     def prefix_bytes(self) -> int:
@@ -333,7 +336,7 @@ class SAM3TextLoRA(EncoderDecoder):
         self.sam3.requires_grad_(False)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a whole Hugging Face SAM 3 with tokenizer, adapters merged and dropped modules taken from the base.
+        """Write a whole Hugging Face SAM 3 with its processor, adapters merged and dropped modules taken from the base.
 
         The folder is written under a temporary name and moved.
 
@@ -353,7 +356,7 @@ class SAM3TextLoRA(EncoderDecoder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}-')
         try:
-            sam3_semantic.save_base(whole, tokenizer, scratch)
+            sam3_semantic.save_base(whole, tokenizer, scratch, self.data_preprocessor)
             Path(scratch).chmod(0o755)
             Path(scratch).replace(folder)
         finally:
@@ -383,11 +386,11 @@ class SAM3TextLoRA(EncoderDecoder):
         """Make the model at hand the one that was asked for: no more modules, gradients and bytes than needed."""
         self._drop_unused()
         self._set_trainable()
+        # Before the precision is lowered, and before anything is compiled: the text encoder is dropped then.
+        self._encode_frozen_prompts()
         self._lower_precision()
         sam3_semantic.share_rotary_embeddings(self.model)
         sam3_semantic.checkpoint_activations(self.model, self._checkpointed_parts)
-        # Before anything is compiled: a text encoder that is then dropped is not worth it.
-        self._encode_frozen_prompts()
         self._compile_path()
         self._frozen_keys = self._untrained_keys()
         self._frozen_depth = sam3_semantic.frozen_depth(self.model)
@@ -446,7 +449,8 @@ class SAM3TextLoRA(EncoderDecoder):
         if trains or done or self.prompt_ids.is_meta:
             return
         with torch.no_grad():
-            self.prompt_features = sam3_semantic.encode_prompts(self.model, self.prompt_ids, self.prompt_mask)
+            features = sam3_semantic.encode_prompts(self.model, self.prompt_ids, self.prompt_mask)
+        self.prompt_features = features.to(self.dtype)
         sam3_semantic.drop_modules(self.model, ['text_encoder', 'text_projection'])
 
     def _encode_prompts(self) -> Tensor:

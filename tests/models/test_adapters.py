@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.runner.checkpoint import _load_checkpoint_to_model, get_state_dict
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoHaConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Sam3Config
@@ -220,3 +220,122 @@ def test_video_checkpoint_gives_its_detector(base: str, tiny_sam3: dict, images:
     expected = SAM3TextLoRA(base=base, lora=None).eval()
     model = SAM3TextLoRA(base=str(folder), lora=None).eval()
     assert torch.equal(logits(model, images), logits(expected, images))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'said'),
+    [
+        ({'target_modules': ['q_proj', 'vproj', 'qkv']}, r"target_modules .*'qkv' \(.*'vproj' \(nearest: v_proj"),
+        ({'target_modules': ['q_proj', 'attention.v_prj']}, r"'attention.v_prj' \(nearest: attention\.v_proj"),
+        ({'target_modules': 'q_proj'}, r"'q_proj' \(a text is a pattern .* a list, \['q_proj'\]"),
+        ({'target_modules': r'.*\.qkv'}, r'target_modules that match nothing'),
+        (
+            {'target_modules': ['q_proj', 'prompt_cross_attn.k_proj'], 'layers_to_transform': [0]},
+            "'prompt_cross_attn.k_proj' .*layers_to_transform leave it out",
+        ),
+        ({'exclude_modules': ['q_pro']}, r"exclude_modules .*'q_pro' \(nearest: q_proj"),
+        ({'exclude_modules': r'decoder\..*'}, 'exclude_modules that match nothing'),
+        ({'layers_to_transform': [1, 7]}, 'layers_to_transform that match nothing: 7'),
+        ({'layers_to_transform': [1], 'layers_pattern': ['layers', 'blocks']}, "layers_pattern .*'blocks'"),
+        ({'rank_pattern': {'q_prj': 4}}, r"rank_pattern .*'q_prj' \(nearest: q_proj"),
+        ({'target_modules': ['q_proj'], 'alpha_pattern': {'v_proj': 4}}, "alpha_pattern .*'v_proj'"),
+        ({'modules_to_save': ['presence_head2']}, "modules_to_save .*'presence_head2'"),
+        ({'target_parameters': ['fc9.weight']}, "target_parameters .*'fc9.weight'"),
+    ],
+)
+def test_names_that_match_nothing(tiny_sam3: dict, changes: dict, said: str) -> None:
+    """PEFT adapts what the other names match, and says nothing."""
+    with pytest.raises(AdapterError, match=said):
+        SAM3TextLoRA(base=tiny_sam3, lora={**LORA, **changes})
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'target_modules': 'all-linear'},
+        {'target_modules': ['q_proj', 'layers.1.attention.v_proj'], 'exclude_modules': ['mask_decoder']},
+        {'layers_to_transform': 1, 'layers_pattern': 'layers'},
+        {'rank_pattern': {r'layers\.1\..*q_proj': 4}, 'alpha_pattern': {'^detr_encoder.*k_proj': 4}},
+    ],
+)
+def test_names_that_match_something(tiny_sam3: dict, changes: dict) -> None:
+    if 'exclude_modules' in changes:
+        changes = {**changes, 'exclude_modules': ['mask_decoder.prompt_cross_attn.q_proj']}
+    SAM3TextLoRA(base=tiny_sam3, lora={**LORA, **changes})
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_foreign_adapter_with_a_target_too_many(base: str, tmp_path: Path, log: list[str]) -> None:
+    """It loads if every weight has its place; if not, the error says which names are not those of this base."""
+    plain = get_peft_model(Sam3Model.from_pretrained(base), LoraConfig(**LORA))
+    plain.save_pretrained(str(tmp_path / 'adapter'))
+    config = json.loads((tmp_path / 'adapter' / 'adapter_config.json').read_text())
+    config['target_modules'].append('qkv')
+    (tmp_path / 'adapter' / 'adapter_config.json').write_text(json.dumps(config))
+    SAM3TextLoRA(base=base, adapter=str(tmp_path / 'adapter'))
+    assert any("'qkv'" in message and 'all its weights fit' in message for message in log)
+    weights = load_file(tmp_path / 'adapter' / 'adapter_model.safetensors')
+    save_file({**weights, 'base_model.model.x.qkv.lora_A.weight': torch.zeros(2, 2)}, tmp_path / 'other.safetensors')
+    (tmp_path / 'other.safetensors').replace(tmp_path / 'adapter' / 'adapter_model.safetensors')
+    with pytest.raises(AdapterError, match=r"1 are not in the model.*target_modules that match nothing: 'qkv'"):
+        SAM3TextLoRA(base=base, adapter=str(tmp_path / 'adapter'))
+
+
+@pytest.mark.parametrize('kind', [AdaLoraConfig, LoHaConfig, IA3Config])
+def test_other_kinds_of_adapters_are_refused(base: str, tmp_path: Path, kind: Any) -> None:
+    """AdaLora's configuration is a LoRA configuration to isinstance, and its weights do not merge."""
+    options: dict = {'target_modules': ['q_proj']}
+    if kind is AdaLoraConfig:
+        options['total_step'] = 9
+    if kind is IA3Config:
+        options['feedforward_modules'] = []
+    get_peft_model(Sam3Model.from_pretrained(base), kind(**options)).save_pretrained(str(tmp_path / 'adapter'))
+    with pytest.raises(AdapterError, match='only LoRA is supported'):
+        SAM3TextLoRA(base=base, adapter=str(tmp_path / 'adapter'))
+    with pytest.raises(AdapterError, match='ADALORA; only LoRA is supported'):
+        SAM3TextLoRA(base=base, lora={**LORA, 'peft_type': 'ADALORA'})
+
+
+@pytest.mark.parametrize(
+    ('changes', 'said'),
+    [
+        ({'init_lora_weights': 'lora_ga'}, 'computed from data'),
+        ({'init_lora_weights': 'EVA'}, 'computed from data'),
+        ({'init_lora_weights': 'loftq', 'loftq_config': {'loftq_bits': 4}}, 'refused by PEFT'),
+        ({'alora_invocation_tokens': [1]}, 'generated text'),
+        ({'arrow_config': {}}, 'several adapters'),
+        ({'trainable_token_indices': [1]}, 'token embedding'),
+        ({'task_type': 'CAUSAL_LM'}, 'task CAUSAL_LM'),
+    ],
+)
+def test_arguments_that_cannot_work_here(tiny_sam3: dict, changes: dict, said: str) -> None:
+    with pytest.raises(AdapterError, match=said):
+        SAM3TextLoRA(base=tiny_sam3, lora={**LORA, **changes})
+
+
+def test_adapter_that_is_none_says_what_it_is(
+    trained: SAM3TextLoRA, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work_dir = tmp_path / 'work_dir'
+    trained.save_adapter(work_dir / 'adapters' / 'best')
+    trained.save_adapter(work_dir / 'adapters' / 'epoch_1')
+    best = work_dir / 'adapters' / 'best'
+    (tmp_path / 'empty').mkdir()
+
+    def refused(adapter: str | Path) -> str:
+        with pytest.raises(AdapterError) as caught:
+            SAM3TextLoRA(base=base, adapter=str(adapter))
+        return str(caught.value)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert 'hf download someone/cracks --local-dir' in refused('someone/cracks')
+    for folder in (work_dir, work_dir / 'adapters'):
+        assert f'contains adapters: {best}, ' in refused(folder) and f'for example {best}' in refused(folder)
+    assert f'{best.parent} exists, with best in it' in refused(best.parent / 'bst')
+    assert 'there is no such folder' in refused('work_dir/adapters_of_last_year')
+    assert f'Give its folder, {best}' in refused(best / 'adapter_model.safetensors')
+    (tmp_path / 'epoch_1.pth').touch()
+    assert '--checkpoint' in refused(tmp_path / 'epoch_1.pth')
+    assert 'is empty' in refused(tmp_path / 'empty')
+    SAM3TextLoRA(base=base, adapter='~/work_dir/adapters/best')

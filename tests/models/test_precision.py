@@ -125,3 +125,27 @@ def test_fp16_autocast_on_a_gpu(tiny_sam3: dict) -> None:
     expected = logits(model, images)
     with torch.autocast('cuda', dtype=torch.float16):
         assert 0 < error(logits(model, images), expected) < 0.02
+
+
+def test_sine_positions_are_computed_in_fp32(tiny_sam3: dict) -> None:
+    """They are those of fp32, rounded once: by at most 1/2 of bfloat16's spacing below 1."""
+    images = torch.randn(1, 3, 56, 56)
+    positions = {}
+    for dtype in (None, 'bfloat16'):
+        model = SAM3TextLoRA(base=tiny_sam3, lora=None, dtype=dtype)
+        hidden = model._encode_prefix(images)
+        positions[dtype] = sam3_semantic.encode_images(model.model, hidden, model._frozen_depth)[1]
+    assert positions['bfloat16'].dtype == torch.bfloat16
+    assert torch.equal(positions['bfloat16'], positions[None].to(torch.bfloat16))
+    assert (positions['bfloat16'].float() - positions[None]).abs().max() <= 2**-9
+
+
+@pytest.mark.parametrize('merged', [False, True])
+def test_frozen_prompts_are_encoded_in_fp32(tiny_sam3: dict, merged: bool) -> None:
+    lora = {**LORA, 'target_modules': r'vision_encoder\..*q_proj'} if merged else None
+    exact = SAM3TextLoRA(base=tiny_sam3, lora=lora)
+    low = SAM3TextLoRA(base=tiny_sam3, lora=lora, dtype='bfloat16')
+    if merged:
+        low.merge_adapter()
+    assert exact.prompt_features.dtype == torch.float32
+    assert torch.equal(low.prompt_features, exact.prompt_features.to(torch.bfloat16))

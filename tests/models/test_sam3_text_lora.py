@@ -226,7 +226,7 @@ def test_losses_of_one_name_add_up(tiny_sam3: dict) -> None:
         ({'threshold': 1.0}, 'between 0 and 1'),
         ({'image_size': 60}, 'multiple of 28'),
         ({'pretrained': 'x.pth'}, 'base and adapter'),
-        ({'lora': {**LORA, 'target_modules': ['nothing']}}, 'refused by PEFT'),
+        ({'lora': {**LORA, 'target_modules': ['nothing']}}, 'match nothing'),
         ({'lora': {**LORA, 'rank': 3}}, 'refused by PEFT'),
         ({'lora': {**LORA, 'bias': 'lora_only'}}, 'weights of the base too'),
     ],

@@ -1,0 +1,246 @@
+"""What a LoRA configuration may say, and whether the names in it are those of modules of the model."""
+
+import copy
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, PeftConfig
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.other import get_pattern_key
+from torch import nn
+
+CONFIG_FILE = 'adapter_config.json'
+_ADAPTABLE = (nn.Linear, nn.Conv2d, nn.Embedding)
+"""The layers of SAM 3 that PEFT's LoRA can be put into."""
+_MEGATRON = 'megatron.core'
+"""PEFT's default of ``megatron_core``, which every LoRA adapter's configuration names and nothing imports."""
+_UNSUPPORTED = {
+    'megatron_config': 'makes PEFT import the module that megatron_core names, and SAM 3 has no Megatron layers',
+    'alora_invocation_tokens': 'looks for tokens in generated text',
+    'arrow_config': 'chooses between several adapters, and there is one',
+    'layer_replication': 'repeats layers of language models',
+    'trainable_token_indices': 'trains rows of the token embedding, which checkpoints of adapters do not hold',
+}
+"""Arguments of ``LoraConfig`` that are refused if they are set, and why."""
+_NEEDS_DATA = {'corda': 'preprocess_corda', 'eva': 'initialize_lora_eva_weights', 'lora_ga': 'preprocess_loraga'}
+"""Values of ``init_lora_weights`` that are computed from data by a function of PEFT that is not called here."""
+_READS_FILES = ('cache_file', 'covariance_file')
+"""Entries of initialisations' options that name files for PEFT to unpickle."""
+
+
+class AdapterError(ValueError):
+    """An adapter does not fit; the message names its folder and says what to do."""
+
+
+def check_arguments(arguments: Mapping[str, Any], source: str) -> None:
+    """Refuse what is no LoRA, what makes PEFT import or read something, and what cannot work in SAM 3.
+
+    Args:
+        arguments: Of ``peft.LoraConfig``, from a config or a file.
+        source: Where from, for the message.
+
+    Raises:
+        AdapterError: Something is refused.
+    """
+    peft_type = arguments.get('peft_type') or 'LORA'
+    # An enumeration, or its value in a file.
+    if getattr(peft_type, 'value', peft_type) != 'LORA':
+        raise AdapterError(
+            f'{source} is of type {getattr(peft_type, "value", peft_type)}; only LoRA is supported. Take out '
+            'peft_type, or train a LoRA adapter (use_dora=True and use_rslora=True are kinds of it).'
+        )
+    task_type = arguments.get('task_type')
+    if task_type is not None and getattr(task_type, 'value', task_type) != 'FEATURE_EXTRACTION':
+        raise AdapterError(
+            f'{source} is for the task {getattr(task_type, "value", task_type)}, which wraps language models. Take out '
+            'task_type.'
+        )
+    for name, reason in _UNSUPPORTED.items():
+        if arguments.get(name) not in (None, False):
+            raise AdapterError(f'{source} is refused: {name}={arguments[name]!r} {reason}. Take it out.')
+    if arguments.get('megatron_core') not in (None, _MEGATRON):
+        raise AdapterError(
+            f'{source} is refused: megatron_core={arguments["megatron_core"]!r} names a module for PEFT to import, '
+            'which would run its code. Nothing of it was run. Take it out.'
+        )
+    library = (arguments.get('auto_mapping') or {}).get('parent_library')
+    if library is not None and str(library).partition('.')[0] != 'transformers':
+        raise AdapterError(
+            f'{source} is refused: auto_mapping names the module {library!r} for PEFT to import, which would run its '
+            'code. Nothing of it was run. Take out auto_mapping.'
+        )
+    for name, value in arguments.items():
+        files = [key for key in _READS_FILES if isinstance(value, Mapping) and value.get(key)]
+        if files:
+            raise AdapterError(
+                f'{source} is refused: {name}.{files[0]}={value[files[0]]!r} is a file for PEFT to unpickle, which '
+                f'would run code that it names. Nothing of it was run. Take out {name}.'
+            )
+
+
+def check_initialisation(arguments: Mapping[str, Any], source: str) -> None:
+    """Refuse initialisations of fresh adapters that need data, which there is none of when a model is built.
+
+    Raises:
+        AdapterError: ``init_lora_weights`` is one of them.
+    """
+    kind = str(arguments.get('init_lora_weights')).lower()
+    if kind in _NEEDS_DATA:
+        raise AdapterError(
+            f'{source}: init_lora_weights={kind!r} is computed from data, by {_NEEDS_DATA[kind]} of PEFT, which is not '
+            "called here. Choose True, 'gaussian', 'orthogonal', 'pissa' or 'olora'."
+        )
+
+
+def read_config(folder: Path) -> LoraConfig:
+    """Read an adapter's configuration.
+
+    Raises:
+        AdapterError: There is none, it is damaged, no LoRA, or refused by :func:`check_arguments`.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise AdapterError(f'{folder} is no PEFT adapter: it has no {CONFIG_FILE}.')
+    try:
+        arguments = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise AdapterError(f'{path} is no JSON ({error}): damaged or cut short. Copy the adapter again.') from error
+    if not isinstance(arguments, dict) or 'peft_type' not in arguments:
+        raise AdapterError(f'{path} is no PEFT configuration: it has no peft_type.')
+    # Before PEFT sees it: some of its versions act on the entries.
+    check_arguments(arguments, str(path))
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (TypeError, ValueError, KeyError) as error:
+        raise AdapterError(f'{path} is no PEFT configuration: {error}') from error
+    assert isinstance(config, LoraConfig)
+    if str(config.init_lora_weights).lower() in _NEEDS_DATA:
+        if str(config.init_lora_weights).lower() != 'eva':
+            raise AdapterError(
+                f'{path}: with init_lora_weights={config.init_lora_weights!r} the adapter belongs to base weights that '
+                'its training changed. Save it with path_initial_model_for_weight_conversion: that makes it plain LoRA.'
+            )
+        # The saved weights take the place of the initial ones.
+        config.init_lora_weights, config.eva_config = True, None
+    return config
+
+
+def find_unmatched(model: nn.Module, config: LoraConfig) -> list[str]:
+    """Say which names in ``config`` are those of no module of ``model``; PEFT ignores them if others match.
+
+    A target counts as matched only if, after ``exclude_modules``, ``layers_to_transform`` and the like, at least one
+    module remains for it.
+
+    Returns:
+        One clause for each argument with such names, that goes on from a subject: "has target_modules ...".
+    """
+    modules = {name: module for name, module in model.named_modules() if name}
+    adaptable = [name for name, module in modules.items() if isinstance(module, _ADAPTABLE)]
+    parameters = [name for name, _ in model.named_parameters()]
+    targeted = _select(config, modules)
+    found = {
+        'target_modules': _describe_targets(config, modules, adaptable),
+        'target_parameters': _describe(_without_ending(config.target_parameters, parameters), parameters),
+        'modules_to_save': _describe(_without_ending(config.modules_to_save, modules), modules),
+        'exclude_modules': _describe(_dead_exclusions(config, modules), modules),
+        'layers_to_transform': _describe_layers(config, modules),
+        'layers_pattern': _describe(_dead_patterns(config, modules), modules),
+        'rank_pattern': _describe(_dead_keys(config.rank_pattern, targeted), targeted),
+        'alpha_pattern': _describe(_dead_keys(config.alpha_pattern, targeted), targeted),
+    }
+    return [f'has names in {argument} that match nothing: {names}' for argument, names in found.items() if names]
+
+
+def _select(config: LoraConfig, modules: Iterable[str], **changes: Any) -> list[str]:
+    """Names that PEFT would put adapters into, if ``config`` were changed so."""
+    config = copy.copy(config)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    if not config.target_modules or _takes_all(config):
+        return list(modules)
+    return [name for name in modules if check_target_module_exists(config, name)]
+
+
+def _takes_all(config: LoraConfig) -> bool:
+    return isinstance(config.target_modules, str) and config.target_modules.lower() == 'all-linear'
+
+
+def _describe_targets(config: LoraConfig, modules: Collection[str], adaptable: Collection[str]) -> str:
+    targets = config.target_modules
+    if not targets or _takes_all(config):
+        return ''
+    if isinstance(targets, str):
+        if _select(config, modules):
+            return ''
+        if not _without_ending([targets], modules):
+            return (
+                f'{targets!r} (a text is a pattern for the whole name of a module; a list, [{targets!r}], is one of '
+                'endings)'
+            )
+        return _describe([targets], adaptable)
+    dead = sorted(target for target in targets if not _select(config, modules, target_modules={target}))
+    unknown = _without_ending(dead, modules)
+    left_out = [
+        f'{target!r} (there is such a module, but exclude_modules, modules_to_save or layers_to_transform leave it out)'
+        for target in dead
+        if target not in unknown
+    ]
+    return ', '.join(filter(None, [_describe(unknown, adaptable), *left_out]))
+
+
+def _describe_layers(config: LoraConfig, modules: Collection[str]) -> str:
+    layers = config.layers_to_transform
+    if layers is None or isinstance(config.target_modules, str):
+        return ''
+    layers = [layers] if isinstance(layers, int) else layers
+    dead = [layer for layer in layers if not _select(config, modules, layers_to_transform=[layer])]
+    numbers = [int(match[1]) for name in modules if (match := re.search(r'\.(\d+)\.', name))]
+    return f'{", ".join(map(str, dead))} (the layers are 0 to {max(numbers, default=0)})' if dead else ''
+
+
+def _dead_exclusions(config: LoraConfig, modules: Collection[str]) -> list[str]:
+    excluded = config.exclude_modules
+    if isinstance(excluded, str):
+        return [excluded] if excluded and not any(re.fullmatch(excluded, name) for name in modules) else []
+    return _without_ending(excluded, modules)
+
+
+def _dead_patterns(config: LoraConfig, modules: Collection[str]) -> list[str]:
+    patterns = config.layers_pattern or []
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    return [pattern for pattern in patterns if not _select(config, modules, layers_pattern=[pattern])]
+
+
+def _dead_keys(patterns: Mapping[str, int] | None, targeted: Collection[str]) -> list[str]:
+    # PEFT's function gives back the module's own name if the key does not match it.
+    return sorted(
+        key
+        for key in patterns or {}
+        if key not in targeted and all(get_pattern_key([key], name) == name for name in targeted)
+    )
+
+
+def _without_ending(endings: Iterable[str] | None, names: Collection[str]) -> list[str]:
+    """Those of ``endings`` that no name ends in, counted in whole parts between dots."""
+    return sorted(ending for ending in endings or () if not any(f'.{name}'.endswith(f'.{ending}') for name in names))
+
+
+def _describe(unmatched: Iterable[str], names: Collection[str]) -> str:
+    return ', '.join(f'{name!r} ({_nearest(name, names)})' for name in unmatched)
+
+
+def _nearest(wanted: str, names: Collection[str]) -> str:
+    """The endings of names, of as many parts as ``wanted`` has, that look most like it."""
+    parts = wanted.count('.') + 1
+    endings = dict.fromkeys('.'.join(name.split('.')[-parts:]) for name in names)
+    last_parts = Counter(name.rpartition('.')[2] for name in names)
+    near = get_close_matches(wanted, endings) or get_close_matches(wanted.rpartition('.')[2], last_parts)
+    if near:
+        return f'nearest: {", ".join(near)}'
+    frequent = [part for part, _ in last_parts.most_common() if not part.isdigit()]
+    return f'the most frequent names: {", ".join(frequent[:10])}'
