@@ -25,7 +25,7 @@ import cv2
 import mmcv
 import numpy as np
 import torch
-from cli import KeyValueAction, config_file, readable_errors
+from cli import KeyValueAction, config_file, merge_options, readable_errors
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.device import get_device
@@ -479,8 +479,7 @@ def _positive(text: str) -> float:
 def _load_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Config:
     """The config with all options applied."""
     cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     given = {'prompts': args.prompt, 'threshold': args.threshold, 'adapter': args.adapter}
     given = {name: value for name, value in given.items() if value is not None}
     model_class = MODELS.get(cfg.model.type)
