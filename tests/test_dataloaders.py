@@ -11,7 +11,9 @@ from crack_plugin.dataloaders import without_idle_options
 OVERRIDES = {f'{split}_dataloader.num_workers': 0 for split in ('train', 'val', 'test')}
 
 
-def test_num_workers_0_is_all_that_a_run_without_workers_needs(tiny_config: Path, log: list[str]) -> None:
+def test_num_workers_0_is_all_that_a_run_without_workers_needs(
+    tiny_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cfg = Config.fromfile(tiny_config)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(num_workers=4, persistent_workers=True, prefetch_factor=2, timeout=60)
@@ -19,7 +21,8 @@ def test_num_workers_0_is_all_that_a_run_without_workers_needs(tiny_config: Path
     runner = Runner.from_cfg(cfg)
     runner.train()
     assert 'crack/IoU' in runner.test()
-    said = [line for line in log if line.startswith('num_workers=0')]
+    output = capsys.readouterr()
+    said = [line for line in (output.out + output.err).splitlines() if 'num_workers=0: ' in line]
     assert len(said) == 3
     assert all('persistent_workers=True, prefetch_factor=2, timeout=60 left out' in line for line in said)
 

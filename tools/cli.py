@@ -79,7 +79,7 @@ class KeyValueAction(DictAction):
         if text[:1] in ('[', '('):
             if any(text.count(left) != text.count(right) for left, right in _BRACKETS.items()):
                 raise ValueError('a bracket is not closed')
-            # Such as the regular expression (?!detr_decoder).*(q_proj|v_proj): no list, if its first bracket closes early
+            # The regular expression (?!detr_decoder).*(q_proj|v_proj) is no list: its first bracket closes early.
             closes_early = _plain_text(text, 1, _BRACKETS[text[0]])[1] < len(text) - 1
             if closes_early and _plain_text(text, 0, ',')[1] == len(text):
                 return text
@@ -194,8 +194,8 @@ def merge_options(cfg: Config, options: Mapping[str, Any] | None) -> None:
         cfg.merge_from_dict(options)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ToolError(
-            f'--cfg-options {_culprit(cfg, options)}: the config has no place for it. A dot leads into a dict, a number '
-            'into a list, as in param_scheduler.0.T_max=12; a dict or a list as a whole is set by '
+            f'--cfg-options {_culprit(cfg, options)}: the config has no place for it. A dot leads into a dict, a '
+            'number into a list, as in param_scheduler.0.T_max=12; a dict or a list as a whole is set by '
             "\"key={'name': 'value'}\""
         ) from error
 

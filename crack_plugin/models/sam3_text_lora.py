@@ -20,6 +20,7 @@ from mmseg.structures import SegDataSample
 from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor, nn
 
+from crack_plugin.losses import IGNORE_INDEX, build_losses, decode_losses
 from crack_plugin.models import adapters, sam3_semantic, sliding
 from crack_plugin.models.prefix_cache import PrefixCache
 
@@ -39,7 +40,6 @@ REFERENCE_LORA = {
     'target_modules': ['q_proj', 'k_proj', 'v_proj', 'o_proj'],
 }
 PRECISIONS = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
-IGNORE_INDEX = 255
 
 
 @MODELS.register_module()
@@ -111,8 +111,7 @@ class SAM3TextLoRA(EncoderDecoder):
         self.window_progress: Callable[[Sequence[sliding.Windows]], Iterable[sliding.Windows]] = iter
         self.num_classes = self.out_channels = len(prompts) + 1
         self.align_corners = False
-        losses = loss_decode if isinstance(loss_decode, (list, tuple)) else [loss_decode]
-        self.loss_decode = nn.ModuleList(MODELS.build(loss) for loss in losses)
+        self.loss_decode = build_losses(loss_decode, self.num_classes)
 
         sam3, tokenizer = sam3_semantic.load_base(self.base, image_size)
         self.image_size = sam3_semantic.input_size(sam3)
@@ -186,11 +185,7 @@ class SAM3TextLoRA(EncoderDecoder):
         """
         logits = self.encode_decode(inputs, [sample.metainfo for sample in data_samples])
         labels = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data_samples]).long()
-        losses: dict[str, Tensor] = {}
-        for loss in self.loss_decode:
-            value = loss(logits, labels, weight=None, ignore_index=IGNORE_INDEX)
-            name = str(loss.loss_name)
-            losses[name] = losses[name] + value if name in losses else value
+        losses = decode_losses(self.loss_decode, logits, labels)
         predicted = threshold_labels(logits.detach(), self.threshold)
         losses['train_iou'] = foreground_iou(predicted, labels, len(self.prompts))
         return losses
