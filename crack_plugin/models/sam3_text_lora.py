@@ -191,14 +191,26 @@ class SAM3TextLoRA(EncoderDecoder):
         return losses
 
     def test_step(self, data: dict) -> SampleList:
-        """Predict a batch from the dataloader.
+        """Predict a batch from the dataloader, whose images may differ in size; those of one size share a forward."""
+        by_size: dict[torch.Size, list[int]] = {}
+        for index, image in enumerate(data['inputs']):
+            by_size.setdefault(image.shape, []).append(index)
+        if len(by_size) == 1:
+            return self._predict_one_size(data)
+        predicted: dict[int, SegDataSample] = {}
+        for indices in by_size.values():
+            part = {key: [values[i] for i in indices] for key, values in data.items() if values is not None}
+            predicted |= zip(indices, self._predict_one_size(part), strict=True)
+        return [predicted[index] for index in range(len(predicted))]
 
-        In slide mode 8-bit images are normalised window by window: normalised whole, they would take 12 bytes a pixel
-        and as much again for each step there.
+    def _predict_one_size(self, data: dict) -> SampleList:
+        """In slide mode, 8-bit images are normalised window by window.
+
+        Normalised whole, they would take 12 bytes a pixel and as much again for each step there.
         """
         preprocessor = self.data_preprocessor
         images = data['inputs']
-        is_raw = all(image.dtype == torch.uint8 and image.shape == images[0].shape for image in images)
+        is_raw = all(image.dtype == torch.uint8 for image in images)
         if self.test_cfg.mode != 'slide' or not is_raw or getattr(preprocessor, 'test_cfg', None):
             return super().test_step(data)
         data = preprocessor.cast_data(data)
