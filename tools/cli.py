@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import cv2
 from mmengine.config import Config, DictAction
 
 # torch hands on an error from a DataLoader worker as text: the traceback, here down to its innermost frame, then the
@@ -26,6 +27,21 @@ _WORKER_ERROR = re.compile(
 _DEAD_WORKER = re.compile(
     r'DataLoader worker \(pid(?:\(s\))? (?P<pid>[\d, ]+)\) '
     r'(?:exited unexpectedly|is killed by signal: (?P<signal>[^.]+))'
+)
+# Torch's own allocator raises OutOfMemoryError; the driver and the libraries beside it say so in words.
+_FULL_GPU = re.compile(
+    r'(?P<reason>.*(?:\b(?:CUDA|HIP|XPU|NPU|MPS)\b.*out of memory|\bCU\w+(?<!HOST)_ALLOC(?:ATION)?_FAILED).*)',
+    re.IGNORECASE,
+)
+_FULL_RAM = re.compile(
+    r"(?P<reason>DefaultCPUAllocator: (?:can't allocate memory|not enough memory).*"
+    r'|\bCU\w+HOST_ALLOC(?:ATION)?_FAILED|.*Insufficient memory.*|\[Errno 12\] .*'
+    r'|.*Unable to allocate .* for an array.*)'
+)
+# Said of a full GPU, but of other faults too.
+_PERHAPS_FULL_GPU = re.compile(
+    r'CU(?:DNN|BLAS)_STATUS_(?:INTERNAL_ERROR|NOT_INITIALIZED)|unable to find (?:an engine|a valid cuDNN algorithm)',
+    re.IGNORECASE,
 )
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # Of the Unicode private use area, stands for a blank while mmengine parses.
@@ -406,12 +422,17 @@ def readable_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         parser.exit(130, f'\n{parser.prog}: stopped. What was written is whole; a training goes on with --resume.\n')
-    except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except (cv2.error, ImportError, KeyError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, ToolError):
             message: str | None = str(error)
         else:
             message = _package_message(error) or _machine_message(error) or _config_message(error)
         if message is None:
+            if _PERHAPS_FULL_GPU.search(str(error)):
+                error.add_note(
+                    'A full GPU is often behind this error: see `nvidia-smi` for other processes on it, and try '
+                    'configs/sam3_lora_crack_lowmem.py or --cfg-options train_dataloader.batch_size=1'
+                )
             raise
         parser.exit(1, f'{parser.prog}: error: {message}\n')
 
@@ -420,12 +441,23 @@ def _machine_message(error: Exception) -> str | None:
     """What to do about a fault of the machine; None for any other error."""
     import torch
 
-    if isinstance(error, torch.OutOfMemoryError):
-        reason = str(error).partition('. ')[0]
+    text = str(error)
+    full = _FULL_GPU.search(text)
+    if isinstance(error, torch.OutOfMemoryError) or full:
+        reason = full['reason'] if full else text
         return (
-            f'{reason}: the GPU has too little memory for this config. For SAM 3 use one that needs less: '
-            'configs/sam3_lora_crack_lowmem.py, or --cfg-options model.image_size=672 (or 336); for any model: '
-            'train_dataloader.batch_size=1. What was saved is whole; a training goes on from it with --resume.'
+            f'{reason.strip().partition(". ")[0]}: the GPU has too little memory for this config. For SAM 3 use one '
+            'that needs less: configs/sam3_lora_crack_lowmem.py, or --cfg-options model.image_size=672 (or 336); for '
+            'any model: train_dataloader.batch_size=1. What was saved is whole; a training goes on with --resume.'
+        )
+    full = _FULL_RAM.search(text)
+    if isinstance(error, MemoryError) or full or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        reason = full['reason'] if full else text.strip().rpartition('\n')[2] or 'out of memory'
+        return (
+            f"{reason.strip()}: the machine has too little memory (RAM, not the GPU's). Fewer workers and smaller "
+            'batches need less: --cfg-options train_dataloader.batch_size=1 train_dataloader.num_workers=1 '
+            'val_dataloader.num_workers=1; for SAM 3 on a CPU also model.image_size=336, or '
+            'configs/sam3_lora_crack_lowmem.py. What was saved is whole; a training goes on from it with --resume.'
         )
     # torch may put the signal into the cause
     worker = _DEAD_WORKER.search(str(error.__cause__)) or _DEAD_WORKER.search(str(error))

@@ -35,6 +35,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from crack_plugin.evaluation.geometry import CrackGeometry, measure_cracks
+from crack_plugin.files import write_atomically
 from crack_plugin.models import SAM3TextLoRA
 from crack_plugin.visualization.panels import overlay
 
@@ -551,10 +552,7 @@ def _check_out(parser: argparse.ArgumentParser, out: Path, settings: dict[str, A
 
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Written aside and moved, so that an interrupted run leaves no half file.
-    unfinished = path.with_name(f'.{path.name}.tmp')
-    unfinished.write_bytes(data)
-    unfinished.replace(path)
+    write_atomically(path, data)
 
 
 if __name__ == '__main__':

@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from crack_plugin.files import honour_umask
+
 CONFIG_FILE = 'adapter_config.json'
 WEIGHTS_FILE = 'adapter_model.safetensors'
 BASE_HASH = 'base_hash'
@@ -118,6 +120,8 @@ def save(model: PeftModel, folder: str | Path, base_name: str | None, base_hash:
         with tempfile.TemporaryDirectory(dir=folder, prefix='.adapter-', suffix='.unfinished') as scratch:
             save_file(weights, str(Path(scratch) / WEIGHTS_FILE), metadata={'format': 'pt', BASE_HASH: base_hash})
             config.save_pretrained(scratch)
+            for name in (WEIGHTS_FILE, CONFIG_FILE):
+                honour_umask(Path(scratch, name))
             for name in (WEIGHTS_FILE, CONFIG_FILE):
                 Path(scratch, name).replace(folder / name)
     except (OSError, SafetensorError) as error:

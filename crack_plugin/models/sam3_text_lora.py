@@ -20,6 +20,7 @@ from mmseg.structures import SegDataSample
 from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor, nn
 
+from crack_plugin.files import honour_umask
 from crack_plugin.losses import IGNORE_INDEX, build_losses, decode_losses
 from crack_plugin.models import adapters, sam3_semantic, sliding
 from crack_plugin.models.prefix_cache import PrefixCache
@@ -361,7 +362,7 @@ class SAM3TextLoRA(EncoderDecoder):
         scratch = tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}-')
         try:
             sam3_semantic.save_base(whole, tokenizer, scratch)
-            Path(scratch).chmod(0o755)
+            honour_umask(scratch)
             Path(scratch).replace(folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import cv2
 import pytest
 import torch
 from mmengine.config import Config
@@ -503,3 +504,81 @@ def test_dist_scripts_start_torchrun(script, argv, expected, recorded_python):
 def test_dist_scripts_want_a_number_of_gpus(script, argv):
     result = run_dist(script, *argv)
     assert result.returncode == 2 and result.stderr.startswith('usage:')
+
+
+def shown(cli, parser, capsys, error: Exception, in_worker: bool = False) -> str:
+    """The one paragraph that `readable_errors` makes of an error."""
+
+    def fail():
+        raise error
+
+    with pytest.raises(SystemExit) as exit_info, cli.readable_errors(parser):
+        call_in_worker(fail) if in_worker else fail()
+    assert exit_info.value.code == 1
+    text = capsys.readouterr().err
+    assert 'Traceback' not in text and len(text.splitlines()) == 1
+    return text
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB'),
+        torch.AcceleratorError('CUDA error: out of memory\nCUDA kernel errors might be reported asynchronously'),
+        RuntimeError('CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`'),
+        RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`'),
+        RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED'),
+        RuntimeError('cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED'),
+        RuntimeError('cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`'),
+        RuntimeError("NCCL error in: x.cpp:1\nLast error:\nCuda failure 'out of memory'"),
+        RuntimeError('MPS backend out of memory (MPS allocated: 18 GB)'),
+    ],
+    ids=str,
+)
+def test_full_gpu_gets_advice(error, cli, train_tool, capsys):
+    text = shown(cli, train_tool.make_parser(), capsys, error)
+    assert 'the GPU has too little memory' in text and 'lowmem.py' in text
+    assert 'out of memory' in text.lower() or '_FAILED' in text
+
+
+@pytest.mark.parametrize('in_worker', [False, True])
+@pytest.mark.parametrize(
+    'error',
+    [
+        MemoryError(),
+        MemoryError('Unable to allocate 8.00 TiB for an array with shape (1048576, 1048576) and data type float64'),
+        RuntimeError(
+            "[alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+        ),
+        RuntimeError('[alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.'),
+        OSError(12, 'Cannot allocate memory'),
+        cv2.error('OpenCV(4.13) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes'),
+        RuntimeError('cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED'),
+    ],
+    ids=str,
+)
+def test_full_memory_gets_the_advice_for_a_machine(error, in_worker, cli, train_tool, capsys):
+    text = shown(cli, train_tool.make_parser(), capsys, error, in_worker)
+    assert "the machine has too little memory (RAM, not the GPU's)" in text and 'num_workers=1' in text
+
+
+def test_real_failures_to_allocate_are_recognised(cli, train_tool, capsys):
+    for allocate in (lambda: torch.empty(2**58, dtype=torch.uint8), lambda: bytearray(2**60)):
+        with pytest.raises(SystemExit), cli.readable_errors(train_tool.make_parser()):
+            allocate()
+        assert 'the machine has too little memory' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'message', ['cuDNN error: CUDNN_STATUS_INTERNAL_ERROR', 'CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling x']
+)
+def test_error_that_may_be_a_full_gpu_keeps_its_traceback_with_a_note(message, cli, train_tool):
+    with pytest.raises(RuntimeError) as caught, cli.readable_errors(train_tool.make_parser()):
+        raise RuntimeError(message)
+    assert 'A full GPU is often behind' in ''.join(caught.value.__notes__)
+
+
+def test_other_accelerator_errors_keep_their_traceback(cli, train_tool):
+    with pytest.raises(RuntimeError) as caught, cli.readable_errors(train_tool.make_parser()):
+        raise torch.AcceleratorError('CUDA error: device-side assert triggered')
+    assert not hasattr(caught.value, '__notes__')
