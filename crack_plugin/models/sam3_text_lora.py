@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.logging import print_log
+from mmengine.optim import ApexOptimWrapper, OptimWrapper
 from mmengine.structures import PixelData
 from mmseg.models.segmentors import EncoderDecoder, SegTTAModel
 from mmseg.models.segmentors.base import BaseSegmentor
@@ -41,6 +42,10 @@ REFERENCE_LORA = {
     'target_modules': ['q_proj', 'k_proj', 'v_proj', 'o_proj'],
 }
 PRECISIONS = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+class PrecisionError(ValueError):
+    """Gradients in the precision asked for would be lost; the message says what to train with instead."""
 
 
 @MODELS.register_module()
@@ -190,6 +195,33 @@ class SAM3TextLoRA(EncoderDecoder):
         predicted = threshold_labels(logits.detach(), self.threshold)
         losses['train_iou'] = foreground_iou(predicted, labels, len(self.prompts))
         return losses
+
+    def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+        """As MMEngine's, after :meth:`check_optim_wrapper`."""
+        self.check_optim_wrapper(optim_wrapper)
+        return super().train_step(data, optim_wrapper)
+
+    def check_optim_wrapper(self, optim_wrapper: OptimWrapper) -> None:
+        """Refuse to train float16 weights without a gradient scaler.
+
+        The Dice loss spreads its gradient over all pixels; at a photograph's size that of one is below what float16
+        can hold, and what trained would be the rounding of it.
+
+        Raises:
+            PrecisionError: ``dtype`` is 'float16', and ``optim_wrapper`` scales no gradients.
+        """
+        scaler = getattr(optim_wrapper, 'loss_scaler', None)
+        # loss_scale=1.0 is a scaler that scales nothing.
+        fixed = getattr(optim_wrapper, '_scale_update_param', None)
+        scales = scaler is not None and scaler.is_enabled() and (fixed is None or fixed > 1)
+        scales = scales or isinstance(optim_wrapper, ApexOptimWrapper)
+        if self.dtype is torch.float16 and not scales:
+            raise PrecisionError(
+                f"dtype='float16' trains on rounding noise under {type(optim_wrapper).__name__}, which does not scale "
+                'gradients. On a GPU: --cfg-options model.dtype=float16 optim_wrapper.type=AmpOptimWrapper '
+                'optim_wrapper.dtype=float16 optim_wrapper.loss_scale=dynamic; elsewhere, or on Ampere and newer: '
+                '--cfg-options model.dtype=bfloat16, which needs no scaler.'
+            )
 
     def test_step(self, data: dict) -> SampleList:
         """Predict a batch from the dataloader, whose images may differ in size; those of one size share a forward."""
