@@ -9,7 +9,7 @@ the background's logit, a constant 0, would answer its own with 1/2 everywhere.
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -66,7 +66,7 @@ def build_losses(
 
 
 def decode_losses(
-    losses: Sequence[nn.Module], logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_INDEX
+    losses: Iterable[nn.Module], logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_INDEX
 ) -> dict[str, Tensor]:
     """Each loss of a prediction under its name; those of one name are added up.
 
