@@ -14,11 +14,12 @@ os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
 
 from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402
 
-from crack_plugin import checkpoints, datasets, evaluation, hooks, models  # noqa: E402
+from crack_plugin import checkpoints, dataloaders, datasets, evaluation, hooks, models  # noqa: E402
 from crack_plugin.version import __version__  # noqa: E402
 from crack_plugin.visualization import seg_visualizer  # noqa: E402, F401 - registers
 
 checkpoints.register_loaders()
+dataloaders.register_dataloaders()
 # Lets configs say `_base_ = 'crack_plugin::...'`. A module, not the distribution: so mmengine finds a checkout as well.
 MODULE2PACKAGE.setdefault('crack_plugin', 'crack_plugin.version')
 

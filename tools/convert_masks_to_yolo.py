@@ -11,6 +11,7 @@ from mmengine.utils import track_iter_progress
 
 from crack_plugin.datasets.masks import read_mask
 from crack_plugin.datasets.polygons import MAX_CLASSES, LabelError, format_labels
+from crack_plugin.files import write_atomically
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -53,10 +54,7 @@ def _label_path(mask: Path, out: Path) -> Path:
 
 
 def _write_label(text: str, target: Path) -> None:
-    # Written aside and moved, so that an interrupted run leaves no half label.
-    unfinished = target.with_name(f'.{target.name}.tmp')
-    unfinished.write_text(text, encoding='utf-8')
-    unfinished.replace(target)
+    write_atomically(target, text.encode())
 
 
 if __name__ == '__main__':

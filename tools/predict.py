@@ -25,7 +25,7 @@ import cv2
 import mmcv
 import numpy as np
 import torch
-from cli import KeyValueAction, config_file, readable_errors
+from cli import KeyValueAction, config_file, merge_options, readable_errors
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.device import get_device
@@ -35,6 +35,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from crack_plugin.evaluation.geometry import CrackGeometry, measure_cracks
+from crack_plugin.files import write_atomically
 from crack_plugin.models import SAM3TextLoRA
 from crack_plugin.visualization.panels import overlay
 
@@ -479,8 +480,7 @@ def _positive(text: str) -> float:
 def _load_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Config:
     """The config with all options applied."""
     cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     given = {'prompts': args.prompt, 'threshold': args.threshold, 'adapter': args.adapter}
     given = {name: value for name, value in given.items() if value is not None}
     model_class = MODELS.get(cfg.model.type)
@@ -552,10 +552,7 @@ def _check_out(parser: argparse.ArgumentParser, out: Path, settings: dict[str, A
 
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Written aside and moved, so that an interrupted run leaves no half file.
-    unfinished = path.with_name(f'.{path.name}.tmp')
-    unfinished.write_bytes(data)
-    unfinished.replace(path)
+    write_atomically(path, data)
 
 
 if __name__ == '__main__':

@@ -16,6 +16,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.utils import track_iter_progress
 
 from crack_plugin.datasets import LoadYOLOPolygons, YOLOCrackDataset
+from crack_plugin.files import write_atomically
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -66,10 +67,7 @@ def _check_targets(parser: argparse.ArgumentParser, pairs: Sequence[tuple[Path, 
 def _write_mask(label_map: cv2.typing.MatLike, target: Path) -> None:
     encoded = cv2.imencode('.png', (label_map > 0).astype('uint8') * 255)[1]
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Written aside and moved, so that an interrupted run leaves no half mask.
-    unfinished = target.with_name(f'.{target.name}.tmp')
-    unfinished.write_bytes(encoded.tobytes())
-    unfinished.replace(target)
+    write_atomically(target, encoded.tobytes())
 
 
 if __name__ == '__main__':

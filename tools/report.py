@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cli import KeyValueAction, config_file, readable_errors
+from cli import KeyValueAction, config_file, merge_options, readable_errors
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
@@ -105,8 +105,7 @@ def _load_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> C
             parser.error(f'{args.work_dir} should hold one config file and has {names}: name it with --config')
         path = found[0]
     cfg = Config.fromfile(path)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     return cfg
 
 

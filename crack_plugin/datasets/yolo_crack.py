@@ -280,6 +280,10 @@ def _match_classes(
     if data_yaml.names is None:
         raise ValueError(f'class_map maps the `names` in {data_yaml.file}, but there are none. Write them there.')
     names = data_yaml.names
+    if not isinstance(class_map, Mapping):
+        raise ValueError(
+            f"class_map={class_map!r}: give a dict, name to class, such as {{'Crack': 'crack', 'scale bar': None}}."
+        )
     class_map = {str(name): target for name, target in class_map.items()}
     unknown = [name for name in class_map if name not in names]
     if unknown:

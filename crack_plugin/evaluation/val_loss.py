@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmseg.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
+
+from crack_plugin.losses import build_losses, decode_losses
 
 
 class ImageLoss:
@@ -18,14 +19,11 @@ class ImageLoss:
         ignore_index: Label of the pixels left out.
 
     Raises:
-        ValueError: There is no loss.
+        LossError: There is no loss, or one that cannot be used here.
     """
 
     def __init__(self, loss_decode: Mapping[str, Any] | Sequence[Mapping[str, Any]], ignore_index: int) -> None:
-        configs = [loss_decode] if isinstance(loss_decode, Mapping) else loss_decode
-        if not configs:
-            raise ValueError('loss_decode is an empty list: name a loss, or leave it out (None)')
-        self.losses = nn.ModuleList(MODELS.build(config) for config in configs).eval()
+        self.losses = build_losses(loss_decode, None, ignore_index).eval()
         self.ignore_index = ignore_index
 
     def __call__(self, seg_logits: Tensor, label: Tensor) -> dict[str, float]:
@@ -48,11 +46,7 @@ class ImageLoss:
             )
         self.losses.to(seg_logits.device)
         logits, labels = seg_logits[None].float(), label[None].to(seg_logits.device).long()
-        values: dict[str, float] = {}
-        for loss in self.losses:
-            name = f'val_{loss.loss_name}'
-            values[name] = values.get(name, 0.0) + float(
-                loss(logits, labels, weight=None, ignore_index=self.ignore_index)
-            )
+        losses = decode_losses(self.losses, logits, labels, self.ignore_index)
+        values = {f'val_{name}': float(value) for name, value in losses.items()}
         total = sum(value for name, value in values.items() if 'loss' in name)
         return {'val_loss': total} | (values if len(values) > 1 else {})

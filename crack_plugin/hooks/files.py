@@ -1,18 +1,15 @@
 """What the hooks share about a work dir: whole files, numbered folders, and which epoch is the best."""
 
-import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from crack_plugin.files import LEFTOVER, write_atomically
+
 AFTER_CHECKPOINT_HOOK = 95
 """Priority between ``CheckpointHook``, which decides what is best, and ``LOWEST``."""
-
-LEFTOVER = '.unfinished'
-"""How the names of unfinished files and folders end; they start with a dot."""
 
 
 class SaveError(OSError):
@@ -20,9 +17,7 @@ class SaveError(OSError):
 
 
 def write_whole(path: Path, data: bytes, durable: bool = False) -> None:
-    """Write a file under a temporary name and move it, so that nobody ever reads half of it.
-
-    The parent folders are made. What a killed process leaves behind starts with a dot and ends in ``.unfinished``.
+    """:func:`~crack_plugin.files.write_atomically`, with parent folders and an error that says what to do.
 
     Args:
         path: The file.
@@ -34,19 +29,7 @@ def write_whole(path: Path, data: bytes, durable: bool = False) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name[:50]}-', suffix=LEFTOVER)
-        scratch = Path(name)
-        try:
-            with os.fdopen(handle, 'wb') as file:
-                file.write(data)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            scratch.chmod(0o644)
-            scratch.replace(path)
-        except BaseException:
-            scratch.unlink(missing_ok=True)
-            raise
+        write_atomically(path, data, durable)
     except OSError as error:
         raise SaveError(
             f'{path} could not be written: {error.strerror}. What was saved before is whole. Make room, or see to it '

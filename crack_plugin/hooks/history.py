@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from mmengine.dist import all_reduce, all_reduce_dict, is_main_process
 from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmseg.registry import HOOKS
 
@@ -170,12 +171,26 @@ def train_means(runner: Runner, window: int) -> dict[str, float]:
 
     Returns:
         'loss', 'iou', other losses of the model and 'grad_norm' if gradients are clipped, as means; 'lr' as it is now.
+        'grad_norm' is that of the steps taken: where it is infinite, as in the first iterations under fp16, when the
+        gradient scaler looks for its scale, there was no step. NaN if there was none at all.
     """
     scalars = runner.message_hub.log_scalars
     names = [key.removeprefix('train/') for key in sorted(scalars) if key.startswith('train/')]
-    means = {name: float(scalars[f'train/{name}'].mean(window)) for name in names if name not in NOT_LOSSES}
+    means = {
+        name: _finite_mean(scalars[f'train/{name}'], window)
+        if name == 'grad_norm'
+        else float(scalars[f'train/{name}'].mean(window))
+        for name in names
+        if name not in NOT_LOSSES
+    }
     means = {name.removeprefix('train_'): value for name, value in means.items()}
     return means | {'lr': float(scalars['train/lr'].current())}
+
+
+def _finite_mean(buffer: HistoryBuffer, window: int) -> float:
+    values, counts = (part[-window:] for part in buffer.data)
+    finite = np.isfinite(values)
+    return float(values[finite].sum() / counts[finite].sum()) if finite.any() else math.nan
 
 
 def train_means_of_ranks(runner: Runner, window: int) -> dict[str, float]:

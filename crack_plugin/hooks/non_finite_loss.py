@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
@@ -33,6 +34,7 @@ class NonFiniteLossHook(Hook):
     Raises:
         ValueError: ``on_nan`` is neither.
         NonFiniteLossError: In training, with 'stop'.
+        PrecisionError: Before training: the model's precision asks for a gradient scaler, and there is none.
     """
 
     def __init__(self, on_nan: str = 'stop') -> None:
@@ -44,6 +46,10 @@ class NonFiniteLossHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Put the checks between the loss and the weights."""
         wrapper = runner.optim_wrapper
+        # A model under DDP is not asked for its own train_step, which would check the same.
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if hasattr(model, 'check_optim_wrapper'):
+            model.check_optim_wrapper(wrapper)
         if not isinstance(wrapper, OptimWrapper):
             runner.logger.warning(f'NonFiniteLossHook cannot watch the optimizers of an {type(wrapper).__name__}')
             return

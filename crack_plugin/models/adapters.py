@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from crack_plugin.files import honour_umask
 from crack_plugin.models import lora_config
 from crack_plugin.models.lora_config import CONFIG_FILE, AdapterError
 
@@ -149,6 +150,8 @@ def save(
         with tempfile.TemporaryDirectory(dir=folder, prefix='.adapter-', suffix='.unfinished') as scratch:
             save_file(weights, str(Path(scratch) / WEIGHTS_FILE), metadata={'format': 'pt', BASE_HASH: base_hash})
             config.save_pretrained(scratch)
+            for name in (WEIGHTS_FILE, CONFIG_FILE):
+                honour_umask(Path(scratch, name))
             for name in (WEIGHTS_FILE, CONFIG_FILE):
                 Path(scratch, name).replace(folder / name)
     except (OSError, SafetensorError) as error:

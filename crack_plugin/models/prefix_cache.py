@@ -1,14 +1,16 @@
 """What the frozen bottom of the ViT makes of each picture, kept on disk from one epoch to the next."""
 
 import hashlib
-import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from crack_plugin.files import write_atomically
 
 HIDDEN = 'hidden'
 
@@ -80,13 +82,8 @@ def _digest(image: Tensor) -> str:
 
 
 def _store(path: Path, hidden: Tensor) -> None:
-    """Write a file under a temporary name and move it, so that nobody ever reads half of it."""
     try:
-        # What a killed process leaves behind has the name of hooks' unfinished files.
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix='.prefix-', suffix='.unfinished') as folder:
-            scratch = Path(folder, path.name)
-            save_file({HIDDEN: hidden.to(torch.bfloat16).cpu()}, str(scratch))
-            scratch.replace(path)
+        write_atomically(path, partial(save_file, {HIDDEN: hidden.to(torch.bfloat16).cpu()}))
     except (OSError, SafetensorError) as error:
         raise PrefixCacheError(
             f'{path} could not be written: {error}. Make room, or take PrefixCacheHook out of the config. What was '

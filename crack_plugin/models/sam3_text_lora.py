@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.logging import print_log
+from mmengine.optim import ApexOptimWrapper, OptimWrapper
 from mmengine.structures import PixelData
 from mmseg.models.segmentors import EncoderDecoder, SegTTAModel
 from mmseg.models.segmentors.base import BaseSegmentor
@@ -20,6 +21,8 @@ from mmseg.structures import SegDataSample
 from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor, nn
 
+from crack_plugin.files import honour_umask
+from crack_plugin.losses import IGNORE_INDEX, build_losses, decode_losses
 from crack_plugin.models import adapters, sam3_semantic, sliding
 from crack_plugin.models.base_files import split_revision
 from crack_plugin.models.prefix_cache import PrefixCache
@@ -40,7 +43,10 @@ REFERENCE_LORA = {
     'target_modules': ['q_proj', 'k_proj', 'v_proj', 'o_proj'],
 }
 PRECISIONS = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
-IGNORE_INDEX = 255
+
+
+class PrecisionError(ValueError):
+    """Gradients in the precision asked for would be lost; the message says what to train with instead."""
 
 
 @MODELS.register_module()
@@ -113,8 +119,7 @@ class SAM3TextLoRA(EncoderDecoder):
         self.window_progress: Callable[[Sequence[sliding.Windows]], Iterable[sliding.Windows]] = iter
         self.num_classes = self.out_channels = len(prompts) + 1
         self.align_corners = False
-        losses = loss_decode if isinstance(loss_decode, (list, tuple)) else [loss_decode]
-        self.loss_decode = nn.ModuleList(MODELS.build(loss) for loss in losses)
+        self.loss_decode = build_losses(loss_decode, self.num_classes)
 
         sam3, tokenizer = sam3_semantic.load_base(self.base, image_size)
         self.image_size = sam3_semantic.input_size(sam3)
@@ -190,24 +195,59 @@ class SAM3TextLoRA(EncoderDecoder):
         """
         logits = self.encode_decode(inputs, [sample.metainfo for sample in data_samples])
         labels = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data_samples]).long()
-        losses: dict[str, Tensor] = {}
-        for loss in self.loss_decode:
-            value = loss(logits, labels, weight=None, ignore_index=IGNORE_INDEX)
-            name = str(loss.loss_name)
-            losses[name] = losses[name] + value if name in losses else value
+        losses = decode_losses(self.loss_decode, logits, labels)
         predicted = threshold_labels(logits.detach(), self.threshold)
         losses['train_iou'] = foreground_iou(predicted, labels, len(self.prompts))
         return losses
 
-    def test_step(self, data: dict) -> SampleList:
-        """Predict a batch from the dataloader.
+    def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+        """As MMEngine's, after :meth:`check_optim_wrapper`."""
+        self.check_optim_wrapper(optim_wrapper)
+        return super().train_step(data, optim_wrapper)
 
-        In slide mode 8-bit images are normalised window by window: normalised whole, they would take 12 bytes a pixel
-        and as much again for each step there.
+    def check_optim_wrapper(self, optim_wrapper: OptimWrapper) -> None:
+        """Refuse to train float16 weights without a gradient scaler.
+
+        The Dice loss spreads its gradient over all pixels; at a photograph's size that of one is below what float16
+        can hold, and what trained would be the rounding of it.
+
+        Raises:
+            PrecisionError: ``dtype`` is 'float16', and ``optim_wrapper`` scales no gradients.
+        """
+        scaler = getattr(optim_wrapper, 'loss_scaler', None)
+        # loss_scale=1.0 is a scaler that scales nothing.
+        fixed = getattr(optim_wrapper, '_scale_update_param', None)
+        scales = scaler is not None and scaler.is_enabled() and (fixed is None or fixed > 1)
+        scales = scales or isinstance(optim_wrapper, ApexOptimWrapper)
+        if self.dtype is torch.float16 and not scales:
+            raise PrecisionError(
+                f"dtype='float16' trains on rounding noise under {type(optim_wrapper).__name__}, which does not scale "
+                'gradients. On a GPU: --cfg-options model.dtype=float16 optim_wrapper.type=AmpOptimWrapper '
+                'optim_wrapper.dtype=float16 optim_wrapper.loss_scale=dynamic; elsewhere, or on Ampere and newer: '
+                '--cfg-options model.dtype=bfloat16, which needs no scaler.'
+            )
+
+    def test_step(self, data: dict) -> SampleList:
+        """Predict a batch from the dataloader, whose images may differ in size; those of one size share a forward."""
+        by_size: dict[torch.Size, list[int]] = {}
+        for index, image in enumerate(data['inputs']):
+            by_size.setdefault(image.shape, []).append(index)
+        if len(by_size) == 1:
+            return self._predict_one_size(data)
+        predicted: dict[int, SegDataSample] = {}
+        for indices in by_size.values():
+            part = {key: [values[i] for i in indices] for key, values in data.items() if values is not None}
+            predicted |= zip(indices, self._predict_one_size(part), strict=True)
+        return [predicted[index] for index in range(len(predicted))]
+
+    def _predict_one_size(self, data: dict) -> SampleList:
+        """In slide mode, 8-bit images are normalised window by window.
+
+        Normalised whole, they would take 12 bytes a pixel and as much again for each step there.
         """
         preprocessor = self.data_preprocessor
         images = data['inputs']
-        is_raw = all(image.dtype == torch.uint8 and image.shape == images[0].shape for image in images)
+        is_raw = all(image.dtype == torch.uint8 for image in images)
         if self.test_cfg.mode != 'slide' or not is_raw or getattr(preprocessor, 'test_cfg', None):
             return super().test_step(data)
         data = preprocessor.cast_data(data)
@@ -357,7 +397,7 @@ class SAM3TextLoRA(EncoderDecoder):
         scratch = tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}-')
         try:
             sam3_semantic.save_base(whole, tokenizer, scratch, self.data_preprocessor)
-            Path(scratch).chmod(0o755)
+            honour_umask(scratch)
             Path(scratch).replace(folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -165,6 +165,25 @@ def test_means_are_of_the_window() -> None:
     assert train_means(FakeRunner, 2) == pytest.approx({'loss': 1.5, 'iou': 0.3, 'lr': 0.02})
 
 
+def test_steps_that_the_gradient_scaler_left_out_have_no_norm() -> None:
+    hub = MessageHub('scaler')
+    norms = [math.inf, math.nan, math.inf, 2.0, 4.0]
+    for norm in norms:
+        hub.update_scalars({'train/loss': 1.0, 'train/grad_norm': norm, 'train/lr': 0.1})
+
+    class FakeRunner:
+        message_hub = hub
+
+    assert train_means(FakeRunner, 5)['grad_norm'] == pytest.approx(3.0)
+    assert train_means(FakeRunner, 1)['grad_norm'] == pytest.approx(4.0)
+    for norm in norms[:3]:
+        hub.update_scalars({'train/grad_norm': norm})
+    assert math.isnan(train_means(FakeRunner, 3)['grad_norm'])
+    # A loss is another matter
+    hub.update_scalars({'train/loss': math.inf})
+    assert math.isinf(train_means(FakeRunner, 5)['loss'])
+
+
 @pytest.mark.parametrize('text', ['{"epoch": 1}', '[1]', '[{"loss": 1}]', '[{"epoch": 1'])
 def test_another_file_of_that_name_is_an_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / 'history.json'

@@ -4,18 +4,21 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
 from crack_plugin.hooks.non_finite_loss import NonFiniteLossError, NonFiniteLossHook
 from crack_plugin.models import SAM3TextLoRA
+from crack_plugin.models.sam3_text_lora import PrecisionError
 
 
 class Watch(Hook):
@@ -166,3 +169,52 @@ def test_sound_training_is_not_changed(tiny_config: Path, monkeypatch: pytest.Mo
 def test_other_words_are_refused() -> None:
     with pytest.raises(ValueError, match="choose 'stop' or 'skip'"):
         NonFiniteLossHook('ignore')
+
+
+LOW = {'model.dtype': 'float16', 'model.lora.lora_dropout': 0.0}
+
+
+def test_float16_without_a_scaler_is_refused_before_the_first_step(tiny_config: Path) -> None:
+    runner, watch = make_runner(tiny_config, **LOW)
+    with pytest.raises(PrecisionError, match=r'--cfg-options .*optim_wrapper.type=AmpOptimWrapper'):
+        runner.train()
+    assert not watch.weights
+
+
+def test_so_it_is_by_the_model_itself(tiny_sam3: dict) -> None:
+    """Under a runner without our hooks."""
+    model = SAM3TextLoRA(base=tiny_sam3, dtype='float16')
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with pytest.raises(PrecisionError, match='OptimWrapper'):
+        model.train_step({}, OptimWrapper(torch.optim.SGD(trained, lr=0.1)))
+
+
+def test_and_under_a_wrapper_with_a_train_step_of_its_own(tiny_sam3: dict) -> None:
+    model = SAM3TextLoRA(base=tiny_sam3, dtype='float16')
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    runner = SimpleNamespace(
+        model=torch.nn.DataParallel(model), optim_wrapper=OptimWrapper(torch.optim.SGD(trained, lr=0.1))
+    )
+    with pytest.raises(PrecisionError):
+        NonFiniteLossHook().before_train(runner)
+
+
+@pytest.mark.parametrize(
+    ('loss_scale', 'accepted'), [('dynamic', True), (512.0, True), (1.0, False), ({'enabled': False}, False)]
+)
+def test_float16_with_a_scaler_that_scales(tiny_sam3: dict, amp_on_cpu: dict, loss_scale: Any, accepted: bool) -> None:
+    model = SAM3TextLoRA(base=tiny_sam3, dtype='float16')
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    wrapper = AmpOptimWrapper(loss_scale=loss_scale, optimizer=torch.optim.SGD(trained, lr=0.1))
+    if accepted:
+        model.check_optim_wrapper(wrapper)
+    else:
+        with pytest.raises(PrecisionError):
+            model.check_optim_wrapper(wrapper)
+
+
+@pytest.mark.parametrize('dtype', [None, 'bfloat16'])
+def test_other_precisions_need_no_scaler(tiny_sam3: dict, dtype: str | None) -> None:
+    model = SAM3TextLoRA(base=tiny_sam3, dtype=dtype)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.check_optim_wrapper(OptimWrapper(torch.optim.SGD(trained, lr=0.1)))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import cv2
 import pytest
 import torch
 from mmengine.config import Config
@@ -137,11 +138,101 @@ def test_arguments_of_the_stock_tools_are_accepted(tool, toy_config, cli):
         ('(1008,1008)', (1008, 1008)),
         ('1e-4', 1e-4),
         ('None', None),
+        ('True', True),
+        ('1,2', [1, 2]),
+        ('[]', []),
+        (r'(?!detr_decoder|neck).*\.(q_proj|v_proj)', r'(?!detr_decoder|neck).*\.(q_proj|v_proj)'),
+        ("[crack's edge, spalling]", ["crack's edge", 'spalling']),
     ],
 )
 def test_overrides_keep_blanks_inside_values(value, expected, toy_config, train_tool):
     args = train_tool.make_parser().parse_args([toy_config, '--cfg-options', f'key={value}'])
     assert args.cfg_options == {'key': expected}
+
+
+@pytest.mark.parametrize(
+    ('value', 'expected'),
+    [
+        ("{'crack': 'crack'}", {'crack': 'crack'}),
+        (
+            "{'Crack-fine': 'crack', 'scale bar': None, '0': 'crack'}",
+            {'Crack-fine': 'crack', 'scale bar': None, '0': 'crack'},
+        ),
+        ('{Crack fine: crack, scale bar: None}', {'Crack fine': 'crack', 'scale bar': None}),
+        ('{}', {}),
+        (
+            "[{'type':'ForegroundDiceLoss'},{'type':'CrossEntropyLoss','loss_weight':0.5}]",
+            [{'type': 'ForegroundDiceLoss'}, {'type': 'CrossEntropyLoss', 'loss_weight': 0.5}],
+        ),
+        (
+            "[dict(type='FocalLoss', gamma=2.0), dict(type='DiceLoss', use_sigmoid=False)]",
+            [{'type': 'FocalLoss', 'gamma': 2.0}, {'type': 'DiceLoss', 'use_sigmoid': False}],
+        ),
+        (
+            "{'mode': 'slide', 'crop_size': (512, 512), 'stride': (341, 341), 'batch': 2}",
+            {'mode': 'slide', 'crop_size': (512, 512), 'stride': (341, 341), 'batch': 2},
+        ),
+        (
+            '{"type": "CrossEntropyLoss", "use_sigmoid": true, "class_weight": [1, -2.5], "x": null}',
+            {'type': 'CrossEntropyLoss', 'use_sigmoid': True, 'class_weight': [1, -2.5], 'x': None},
+        ),
+        ("['a, b', 'c']", ['a, b', 'c']),
+        ("['1', 2]", ['1', 2]),
+        ("[('a',), ['b: c', {}]]", [('a',), ['b: c', {}]]),
+        (
+            r"{'target_modules': r'.*\.(2[4-9]|3[01])\.q_proj', 'r': 8}",
+            {'target_modules': r'.*\.(2[4-9]|3[01])\.q_proj', 'r': 8},
+        ),
+        (r'{target_modules: .*\.(q_proj|v_proj), r: 8}', {'target_modules': r'.*\.(q_proj|v_proj)', 'r': 8}),
+        (r"{'it\'s': 1}", {"it's": 1}),
+        ("{0: 'crack', 1: None}", {0: 'crack', 1: None}),
+    ],
+)
+def test_overrides_hold_dicts_and_quoted_texts(value, expected, toy_config, train_tool):
+    args = train_tool.make_parser().parse_args([toy_config, '--cfg-options', f'key={value}', 'other=1'])
+    assert args.cfg_options == {'key': expected, 'other': 1}
+    assert repr(args.cfg_options['key']) == repr(expected)  # 1 is not True, nor a list a tuple
+
+
+@pytest.mark.parametrize(
+    ('value', 'reason'),
+    [
+        ("{'crack': 'crack'", "'}' is missing"),
+        ("{'crack'}", "':' and a value are missing after 'crack'"),
+        ("{'crack': }", 'a value is missing'),
+        ("{'crack: crack}", 'the quote of'),
+        ("{'a': 1} b", "'b' follows where the value ends"),
+        ("['a' 'b']", "a comma or ']' is missing before"),
+        ('[a, (b]', 'a bracket is not closed'),
+        ('{crack:', 'it ends too early'),
+    ],
+)
+def test_override_that_cannot_be_read_is_one_line(value, reason, toy_config, train_tool, capsys):
+    error = usage_error(lambda: train_tool.train([toy_config, '--cfg-options', 'a=1', f'b.c={value}']), capsys)
+    assert f'b.c={value}'[:8] in error and reason in error and 'double quotes' in error
+
+
+def merged(cli, content: dict, **options) -> dict:
+    cfg = Config(content)
+    cli.merge_options(cfg, {key.replace('__', '.'): value for key, value in options.items()})
+    return cfg.to_dict()
+
+
+def test_dict_override_is_merged_or_takes_the_place_of_what_is_none(cli):
+    assert merged(cli, {'m': {'a': {'x': 1}}}, m__a={'y': 2}) == {'m': {'a': {'x': 1, 'y': 2}}}
+    for present in (None, 5, [{'type': 'A'}, {'type': 'B'}]):
+        assert merged(cli, {'m': {'a': present}}, m__a={'type': 'C'}) == {'m': {'a': {'type': 'C'}}}
+    assert merged(cli, {'m': {}}, m__a={'type': 'C'}) == {'m': {'a': {'type': 'C'}}}
+    assert merged(cli, {'m': {'a': {'x': 1}}}, m__a={0: 'crack'}) == {'m': {'a': {'x': 1, 0: 'crack'}}}
+    assert merged(cli, {'m': [{'x': 1}]}, m__0={'y': 2}) == {'m': [{'x': 1, 'y': 2}]}
+    assert merged(cli, {'m': {'a': {'x': 1}}}, m__a=None) == {'m': {'a': None}}
+
+
+@pytest.mark.parametrize('key', ['m.a.type', 'm.b.7.x', 'm.b.x', 'm.c.x'])
+def test_override_without_a_place_is_named(key, cli):
+    content = {'m': {'a': None, 'b': [{'x': 1}], 'c': 5}}
+    with pytest.raises(cli.ToolError, match=f'--cfg-options {key}: the config has no place'):
+        cli.merge_options(Config(content), {'m.d': 1, key: 'B'})
 
 
 def test_checkpoint_may_follow_an_option(toy_config, tmp_path, cli, test_tool):
@@ -413,3 +504,81 @@ def test_dist_scripts_start_torchrun(script, argv, expected, recorded_python):
 def test_dist_scripts_want_a_number_of_gpus(script, argv):
     result = run_dist(script, *argv)
     assert result.returncode == 2 and result.stderr.startswith('usage:')
+
+
+def shown(cli, parser, capsys, error: Exception, in_worker: bool = False) -> str:
+    """The one paragraph that `readable_errors` makes of an error."""
+
+    def fail():
+        raise error
+
+    with pytest.raises(SystemExit) as exit_info, cli.readable_errors(parser):
+        call_in_worker(fail) if in_worker else fail()
+    assert exit_info.value.code == 1
+    text = capsys.readouterr().err
+    assert 'Traceback' not in text and len(text.splitlines()) == 1
+    return text
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB'),
+        torch.AcceleratorError('CUDA error: out of memory\nCUDA kernel errors might be reported asynchronously'),
+        RuntimeError('CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`'),
+        RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`'),
+        RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED'),
+        RuntimeError('cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED'),
+        RuntimeError('cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`'),
+        RuntimeError("NCCL error in: x.cpp:1\nLast error:\nCuda failure 'out of memory'"),
+        RuntimeError('MPS backend out of memory (MPS allocated: 18 GB)'),
+    ],
+    ids=str,
+)
+def test_full_gpu_gets_advice(error, cli, train_tool, capsys):
+    text = shown(cli, train_tool.make_parser(), capsys, error)
+    assert 'the GPU has too little memory' in text and 'lowmem.py' in text
+    assert 'out of memory' in text.lower() or '_FAILED' in text
+
+
+@pytest.mark.parametrize('in_worker', [False, True])
+@pytest.mark.parametrize(
+    'error',
+    [
+        MemoryError(),
+        MemoryError('Unable to allocate 8.00 TiB for an array with shape (1048576, 1048576) and data type float64'),
+        RuntimeError(
+            "[alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+        ),
+        RuntimeError('[alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.'),
+        OSError(12, 'Cannot allocate memory'),
+        cv2.error('OpenCV(4.13) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes'),
+        RuntimeError('cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED'),
+    ],
+    ids=str,
+)
+def test_full_memory_gets_the_advice_for_a_machine(error, in_worker, cli, train_tool, capsys):
+    text = shown(cli, train_tool.make_parser(), capsys, error, in_worker)
+    assert "the machine has too little memory (RAM, not the GPU's)" in text and 'num_workers=1' in text
+
+
+def test_real_failures_to_allocate_are_recognised(cli, train_tool, capsys):
+    for allocate in (lambda: torch.empty(2**58, dtype=torch.uint8), lambda: bytearray(2**60)):
+        with pytest.raises(SystemExit), cli.readable_errors(train_tool.make_parser()):
+            allocate()
+        assert 'the machine has too little memory' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'message', ['cuDNN error: CUDNN_STATUS_INTERNAL_ERROR', 'CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling x']
+)
+def test_error_that_may_be_a_full_gpu_keeps_its_traceback_with_a_note(message, cli, train_tool):
+    with pytest.raises(RuntimeError) as caught, cli.readable_errors(train_tool.make_parser()):
+        raise RuntimeError(message)
+    assert 'A full GPU is often behind' in ''.join(caught.value.__notes__)
+
+
+def test_other_accelerator_errors_keep_their_traceback(cli, train_tool):
+    with pytest.raises(RuntimeError) as caught, cli.readable_errors(train_tool.make_parser()):
+        raise torch.AcceleratorError('CUDA error: device-side assert triggered')
+    assert not hasattr(caught.value, '__notes__')

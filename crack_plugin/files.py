@@ -1,0 +1,63 @@
+"""Files that are whole or not there, with the permissions that the umask gives: the standard library alone."""
+
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+LEFTOVER = '.unfinished'
+"""How the names of unfinished files and folders end; they start with a dot."""
+
+
+def write_atomically(path: str | Path, content: bytes | Callable[[Path], object], durable: bool = False) -> None:
+    """Write a file under a temporary name in its folder and move it, so that nobody ever reads half of it.
+
+    What a killed process leaves behind starts with a dot and ends in ``.unfinished``.
+
+    Args:
+        path: The file; its folder must be there.
+        content: All of it, or what writes it, given the temporary path, where an empty file is.
+        durable: Wait until it is on the disk, where a power cut finds it whole, too.
+
+    Raises:
+        OSError: It could not be written; a former file of the name is as it was. So with what ``content`` raises.
+    """
+    path = Path(path)
+    scratch = path.with_name(f'.{path.name[:50]}-{uuid.uuid4().hex}{LEFTOVER}')
+    try:
+        # The system applies the umask, and the folder's default ACL, to a file that is opened; tempfile's are 0600.
+        with scratch.open('xb') as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777
+            if isinstance(content, bytes):
+                file.write(content)
+        if not isinstance(content, bytes):
+            content(scratch)
+            # A writer may have put a file of its own in the place, as safetensors does.
+            scratch.chmod(mode)
+        if durable:
+            with scratch.open('rb') as file:
+                os.fsync(file.fileno())
+        scratch.replace(path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+
+
+def honour_umask(path: str | Path) -> None:
+    """Give a file, or a folder and all in it, the mode that opening or making it plainly would have given.
+
+    For what has come from ``tempfile`` or safetensors, which keep others out whatever the umask.
+    """
+    path = Path(path)
+    probe = path.with_name(f'.{uuid.uuid4().hex}{LEFTOVER}')
+    probe.mkdir()
+    try:
+        folder_mode = probe.stat().st_mode & 0o7777
+        with Path(probe, 'file').open('xb') as file:
+            file_mode = os.fstat(file.fileno()).st_mode & 0o777
+        Path(probe, 'file').unlink()
+    finally:
+        probe.rmdir()
+    for each in (path, *path.rglob('*')):
+        if not each.is_symlink():
+            each.chmod(folder_mode if each.is_dir() else file_mode)
