@@ -79,6 +79,7 @@ def main() -> None:
                 'ori_shape': shape,
                 'yolo_names': NAMES[int(rng.integers(len(NAMES)))],
                 'boxes': ('error', 'fill', 'drop')[int(rng.integers(3))],
+                'outside': ('error', 'clip')[int(rng.integers(2))],
             }
             try:
                 label_map = load(sample)['gt_seg_map']

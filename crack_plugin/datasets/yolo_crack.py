@@ -15,7 +15,7 @@ from mmseg.registry import DATASETS
 from PIL import UnidentifiedImageError
 from tifffile import TiffFile, TiffFileError
 
-from crack_plugin.datasets.polygons import MAX_CLASSES, Boxes, check_boxes
+from crack_plugin.datasets.polygons import MAX_CLASSES, Boxes, Outside, check_boxes, check_outside
 from crack_plugin.datasets.yolo_layout import Annotations, DataYaml, SplitFiles, find_split, listed, read_data_yaml
 
 MissingLabel = Literal['background', 'error']
@@ -63,6 +63,8 @@ class YOLOCrackDataset(BaseSegDataset):
         annotations: 'polygons', or 'masks': the label of an image is the PNG file of its name (0 and 255, or 0 and 1)
             in the folder ``masks``, in the place of the folder ``images``. Masks have one class, whatever the ``names``
             in ``data.yaml`` are.
+        outside: A polygon that reaches more than one pixel out of its image is an 'error', or 'clip' cuts it at the
+            edge.
         metainfo: As in ``BaseSegDataset``: with a selection of ``classes``, the others are ignored (label 255).
         pipeline: As in ``BaseSegDataset``.
         indices: As in ``BaseSegDataset``.
@@ -86,6 +88,7 @@ class YOLOCrackDataset(BaseSegDataset):
         boxes: Boxes = 'error',
         class_map: Mapping[str, str | None] | None = None,
         annotations: Annotations = 'polygons',
+        outside: Outside = 'error',
         metainfo: Mapping[str, Any] | None = None,
         pipeline: Sequence[dict | Callable] = (),
         indices: int | Sequence[int] | None = None,
@@ -94,6 +97,7 @@ class YOLOCrackDataset(BaseSegDataset):
         lazy_init: bool = False,
     ) -> None:
         check_boxes(boxes)
+        check_outside(outside)
         if missing_label not in get_args(MissingLabel):
             raise ValueError(f"missing_label={missing_label!r} is not known: 'background' or 'error'")
         if annotations not in get_args(Annotations):
@@ -106,6 +110,7 @@ class YOLOCrackDataset(BaseSegDataset):
         self.missing_label = missing_label
         self.annotations = annotations
         self.boxes = boxes
+        self.outside = outside
         # By YOLO id, the same for all samples; known once data.yaml has been read.
         self._yolo_names: list[str] = []
         self._yolo_labels: list[int | None] = []
@@ -166,6 +171,7 @@ class YOLOCrackDataset(BaseSegDataset):
             missing_label=self.missing_label,
             annotations=self.annotations,
             boxes=self.boxes,
+            outside=self.outside,
             yolo_names=self._yolo_names,
             yolo_labels=self._yolo_labels,
             label_map=self.label_map,

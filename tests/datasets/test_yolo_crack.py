@@ -167,6 +167,7 @@ def test_class_map_needs_names(root):
         ({'classes': [str(i) for i in range(255)]}, '255 names: one to 254'),
         ({'missing_label': 'skip'}, "missing_label='skip' is not known"),
         ({'boxes': 'keep'}, "boxes='keep' is not known"),
+        ({'outside': 'cut'}, "outside='cut' is not known"),
         ({'metainfo': {'classes': ('background', 'rust')}}, r"\['rust'\], but the dataset has"),
     ],
 )
