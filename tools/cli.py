@@ -110,7 +110,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a dataset and say how to read its polygons, see ``dataset_options``."""
     parser.add_argument('data_root', type=Path, help='folder of the dataset, or its yaml file')
-    parser.add_argument('--splits', nargs='+', metavar='SPLIT', help='default: train, val, and test if there is one; all without splits')
+    parser.add_argument(
+        '--splits', nargs='+', metavar='SPLIT', help='default: train, val, and test if there is one; all without splits'
+    )
     parser.add_argument(
         '--classes', nargs='+', default=['crack'], metavar='NAME', help='foreground classes (default: crack)'
     )

@@ -369,8 +369,8 @@ def _doubts(split: str, label_path: str, polygons: Sequence[Polygon], foreground
     joined = sum(polygon.joined for polygon in polygons)
     if joined:
         problems.append(
-            f'{label_path}: {joined} joined parts. Lines walked there and back join them, as JSON2YOLO writes objects of '
-            'several parts; the parts are drawn without these lines. Look at the picture in --html if that is right.'
+            f'{label_path}: {joined} joined parts. Lines walked there and back join them, as JSON2YOLO writes objects '
+            'of several parts; the parts are drawn without these lines. See in --html whether that is right.'
         )
     if foreground > 0.5:
         problems.append(f'{label_path}: {foreground:.0%} of the image is foreground. Are crack and background swapped?')

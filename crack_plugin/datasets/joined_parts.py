@@ -110,7 +110,7 @@ def _joining_lines(pixels: np.ndarray, ids: np.ndarray, partner: np.ndarray) -> 
 
 
 def _is_long(steps: np.ndarray) -> np.ndarray:
-    """Which edges, of lengths (x, y) in pixels, have a pixel between their ends: without one, there is nothing to draw."""
+    """Which edges, of lengths (x, y) in pixels, have a pixel between their ends; others draw nothing of their own."""
     return steps.max(axis=1) > 1 + _STRAIGHT
 
 

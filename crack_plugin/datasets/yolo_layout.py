@@ -5,8 +5,8 @@ The rules are Ultralytics' (``check_det_dataset``, ``BaseDataset.get_img_files``
 directory, paths of another machine are followed from where the dataset's own folders begin, hidden files are no images,
 and nothing is skipped without a word.
 
-Annotation tools such as Label Studio export ``images``, ``labels`` and ``classes.txt`` without a split, or everything in
-one folder. All of that is the split ``'all'``.
+Annotation tools such as Label Studio export ``images``, ``labels`` and ``classes.txt`` without a split, or everything
+in one folder. All of that is the split ``'all'``.
 """
 
 import codecs
@@ -14,7 +14,7 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -45,6 +45,8 @@ _CLASS_LIST = 'classes.txt'
 # How masks beside their photographs are called: a_mask.png, mask_a.png, a.jpg_label_2.png.
 _MASK_WORD = r'(?:masks?|labels?|gt|ground_?truth|seg|segmentations?|annotations?)'
 _MASK_NAME = re.compile(rf'(?P<image>.+)[-_. ]{_MASK_WORD}[-_. ]?\d*|{_MASK_WORD}[-_. ](?P<other>.+)', re.IGNORECASE)
+# Of images of one name, these are the photograph, and another may be its mask.
+_PHOTO_SUFFIXES = ('.jpeg', '.jpg')
 _LABEL_SUFFIXES = frozenset({'.csv', '.json', '.jsonl', '.mat', '.ndjson', '.npy', '.txt', '.xml'})
 
 
@@ -183,7 +185,7 @@ def is_unsplit(data_yaml: DataYaml) -> bool:
     root = data_yaml.root
     if any(data_yaml.content.get(key) for key in _SPLITS) or any(root.glob('*/images')):
         return False
-    if any((root / 'images' / name).is_dir() for name in _SPLITS):
+    if any((root / 'images' / name).is_dir() or _has_images(root / name) for name in _SPLITS):
         return False
     return _unsplit_folder(root) is not None
 
@@ -245,8 +247,8 @@ def _listed_classes(file: Path) -> list[str]:
         raise ValueError(f'{file} cannot be read: {error}. Save it again as UTF-8 text.') from error
     if '' in names or not names:
         raise ValueError(
-            f'{file}, line {names.index("") + 1 if names else 1}: no class name. The file has the names in the order of '
-            'their ids, one a line: write the name, or delete a file without any.'
+            f'{file}, line {names.index("") + 1 if names else 1}: no class name. The file has the names in the order '
+            'of their ids, one a line: write the name, or delete a file without any.'
         )
     return names
 
@@ -264,6 +266,9 @@ def _sources(data_yaml: DataYaml, split: str) -> list[Path]:
     for folder in folders:
         if folder.is_dir():
             return [folder]
+    for name in aliases:
+        if _has_images(root / name):
+            return [root / name]
     if is_unsplit(data_yaml):
         unsplit = _unsplit_folder(root)
         assert unsplit is not None
@@ -285,13 +290,21 @@ def _unsplit_folder(root: Path) -> Path | None:
     """The folder of images of a dataset without splits, None if there is none."""
     if (root / 'images').is_dir():
         return root / 'images'
-    with os.scandir(root) as entries:
-        is_here = any(_suffix(entry.name) in IMAGE_SUFFIXES and not entry.name.startswith('.') for entry in entries)
-    return root if is_here else None
+    return root if _has_images(root) else None
+
+
+def _has_images(folder: Path) -> bool:
+    """Whether there is an image in a folder itself."""
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        return any(_suffix(entry.name) in IMAGE_SUFFIXES and not entry.name.startswith('.') for entry in entries)
 
 
 def _find_entry(data_yaml: DataYaml, key: str, entry: str) -> Path:
     root = data_yaml.root
+    if '\\' in entry and not os.path.lexists(root / entry):
+        entry = entry.replace('\\', '/')
     candidates = [root / entry]
     if entry.startswith('../'):
         # Roboflow writes ../train/images for the folder train/images beside the yaml file.
@@ -336,17 +349,20 @@ def _existing_sources(candidates: Sequence[Path]) -> list[Path]:
 def _own_tails(entry: str, root: Path, key: str | None = None) -> list[Path]:
     """What a path of another machine may be in this dataset: its ends, the longest first, written with / or \\.
 
-    An end has what tells the splits apart: from ``/content/crack-3/train/images`` it is ``train/images`` at least, since
-    ``images`` could be those of all splits or of another.
+    An end has what tells the splits apart: of ``/content/crack-3/train/images`` it is ``train/images`` at least,
+    because ``images`` could be those of all splits or of another.
     """
-    parts = [part for part in PureWindowsPath(entry).parts if part not in ('..', '.', PureWindowsPath(entry).anchor)]
+    path = PureWindowsPath(entry)
+    parts = [part for part in path.parts if part not in ('..', path.anchor)]
     if not parts:
         return []
     names = {*_SPLITS, key}
     first = max((i for i, part in enumerate(parts) if part in names), default=len(parts) - 1)
-    if first > 0 and parts[first - 1] == 'images' and parts[first] in names:
-        first -= 1
-    elif parts[first] == 'images' and (first == 0 or parts[first - 1] != root.resolve().name):
+    if parts[first] in names:
+        first -= first > 0 and parts[first - 1] == 'images'
+    elif (parts[first] == 'images' or _suffix(parts[first]) in IMAGE_SUFFIXES) and (
+        first == 0 or parts[first - 1] != root.resolve().name
+    ):
         first -= 1
     return [Path(*parts[start:]) for start in range(max(first, 0) + 1)]
 
@@ -354,7 +370,8 @@ def _own_tails(entry: str, root: Path, key: str | None = None) -> list[Path]:
 def _existing(data_yaml: DataYaml) -> str:
     """What splits there are, in words."""
     root = data_yaml.root
-    folders = sorted(str(folder) for folder in [*root.glob('*/images'), *root.glob('images/*')] if folder.is_dir())
+    folders = [folder for folder in [*root.glob('*/images'), *root.glob('images/*')] if folder.is_dir()]
+    folders = sorted([*folders, *(root / name for name in _SPLITS if _has_images(root / name))])
     keys = [key for key in _SPLITS if data_yaml.content.get(key)]
     parts = [f'the folder {folder}' for folder in folders] + [f'`{key}` in {data_yaml.file}' for key in keys]
     unsplit = _unsplit_folder(root)
@@ -394,9 +411,22 @@ def _list_images(sources: Sequence[Path], progress: tqdm, nested: bool) -> dict[
 def _select_from_list(list_file: Path, folders: dict[Path, _Folder], progress: tqdm) -> None:
     """Select the images that a file lists, one a line, relative to its own folder."""
     lines = [line.strip() for line in list_file.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()]
-    images = _listed_images(list_file, [os.fsdecode(line) for line in lines if line])
+    images = [list_file.parent / os.fsdecode(line) for line in lines if line]
     if len(set(images)) < len(images):
         _warn(f'{list_file} lists {len(images) - len(set(images))} images more than once, which are taken once')
+    missing = _select(images, folders, progress)
+    if missing:
+        moved = _moved_images([os.fsdecode(line) for line in lines], missing, list_file)
+        missing = _select(moved, folders, progress) if moved else missing
+    if missing:
+        raise FileNotFoundError(
+            f'{list_file} lists {len(missing)} images that do not exist: {listed(missing)}. Its lines are paths '
+            'relative to its own folder; correct them, or copy the images there.'
+        )
+
+
+def _select(images: Sequence[Path], folders: dict[Path, _Folder], progress: tqdm) -> list[Path]:
+    """Select images in their folders; returns those that do not exist."""
     missing = []
     for image in images:
         if image.parent not in folders and image.parent.is_dir():
@@ -405,31 +435,24 @@ def _select_from_list(list_file: Path, folders: dict[Path, _Folder], progress: t
             folders[image.parent].selected.add(image.name)
         else:
             missing.append(image)
-    if missing:
-        raise FileNotFoundError(
-            f'{list_file} lists {len(missing)} images that do not exist: {listed(missing)}. Its lines are paths '
-            'relative to its own folder; correct them, or copy the images there.'
-        )
+    return missing
 
 
-def _listed_images(list_file: Path, lines: Sequence[str]) -> list[Path]:
-    """The paths in a list, relative to its folder; those of another machine from where the dataset's folders begin."""
+def _moved_images(lines: Sequence[str], missing: Sequence[Path], list_file: Path) -> list[Path]:
+    """Where the missing images of a list of another machine are here; empty if that is not clear."""
     root = list_file.parent
-    images = [root / line for line in lines]
-    first = next((line for line, image in zip(lines, images, strict=True) if not os.path.lexists(image)), None)
-    if first is None:
-        return images
-    tails = [tail for tail in _own_tails(first, root) if len(tail.parts) > 1 and os.path.lexists(root / tail)]
+    lost = set(missing)
+    paths = [PureWindowsPath(line).parts for line in lines if line and root / line in lost]
+    tails = [tail for tail in _own_tails('/'.join(paths[0]), root) if (root / tail).is_file()]
     if len(tails) != 1:
-        return images
+        return []
     # The same folders are left out of all lines, so that no two images become one.
-    dropped = first.removesuffix(str(tails[0])) if '\\' not in first else first[: -len(str(tails[0]))]
-    moved = [
-        root / line.removeprefix(dropped).replace('\\', '/') if line.startswith(dropped) else image
-        for line, image in zip(lines, images, strict=True)
-    ]
-    _warn(f'{list_file}: {dropped} does not exist here, what it lists in it is looked up in {root}')
-    return moved
+    dropped = len(paths[0]) - len(tails[0].parts)
+    if any(path[:dropped] != paths[0][:dropped] for path in paths):
+        return []
+    place = PureWindowsPath(*paths[0][:dropped]).as_posix()
+    _warn(f'{list_file} lists images in {place}, which is not here, and their folders beside the list are taken')
+    return [root.joinpath(*path[dropped:]) for path in paths]
 
 
 def _subfolders(root: Path) -> Iterator[Path]:
@@ -457,14 +480,12 @@ def _prefer_labels_beside(folders: Mapping[Path, _Folder], label_folders: dict[P
     for path, folder in folders.items():
         if label_folders[path] == path or label_folders[path].is_dir():
             continue
-        if any(f'{_stem(name)}.txt' in folder.files for name in folder.images):
+        if _stems_with_label(folder):
             _warn(f'{label_folders[path]} does not exist, the labels beside the images in {path} are taken')
             label_folders[path] = path
 
 
-def _check_other_labels(
-    folders: Mapping[Path, _Folder], label_folders: Mapping[Path, Path], files: SplitFiles
-) -> None:
+def _check_other_labels(folders: Mapping[Path, _Folder], label_folders: Mapping[Path, Path], files: SplitFiles) -> None:
     """Raise ``FileNotFoundError`` for files beside the images that look like their labels but are not read as such.
 
     Masks would become photographs, and the images whose labels have another format would be background.
@@ -473,35 +494,43 @@ def _check_other_labels(
     for image in files.unlabelled:
         path, _, name = image.rpartition('/')
         unlabelled[Path(path)].add(name)
-    masks, others = [], []
+    masks: list[Path] = []
+    others: list[Path] = []
     for path, folder in folders.items():
-        stems = Counter(_stem(name) for name in folder.images)
-        masks += [path / name for name in unlabelled[path] if _is_mask_of_another(name, stems, folder.images)]
-        if label_folders[path] != path:
-            continue
-        masks += [path / name for name in folder.selected if _suffix(name) == '.png' and stems[_stem(name)] > 1]
-        has_labels = any(f'{stem}.txt' in folder.files or f'{stem}.TXT' in folder.files for stem in stems)
-        stems_without = {_stem(name) for name in unlabelled[path]}
-        for name in folder.files - folder.images:
-            if _suffix(name) in _LABEL_SUFFIXES and (_stem(name) in stems_without or not has_labels):
-                others.append(path / name)
+        by_stem: dict[str, list[str]] = defaultdict(list)
+        for name in sorted(folder.images, key=lambda name: (_suffix(name) not in _PHOTO_SUFFIXES, name)):
+            by_stem[_stem(name)].append(name)
+        suspects = {name for name in unlabelled[path] if _is_mask_of_another(name, by_stem, folder.images)}
+        if label_folders[path] == path:
+            suspects.update(name for names in by_stem.values() for name in names[1:])
+            with_label = _stems_with_label(folder)
+            for name in folder.files - folder.images:
+                is_missed = not with_label or _stem(name) in by_stem.keys() - with_label
+                if _suffix(name) in _LABEL_SUFFIXES and is_missed:
+                    others.append(path / name)
+        masks += [path / name for name in suspects & folder.selected]
     if masks:
         raise FileNotFoundError(
-            f'{len(masks)} of the {len(files.pairs)} images look like masks of others: {listed(sorted(set(masks)))}. '
-            "Read as photographs, they would be background. Move masks to a folder `masks` in the place of the folder "
+            f'{len(masks)} of the {len(files.pairs)} images look like masks of others: {listed(sorted(masks))}. '
+            'Read as photographs, they would be background. Move masks to a folder `masks` in the place of the folder '
             "`images` and set annotations='masks', or write labels with tools/convert_masks_to_yolo.py; rename what is "
             'no mask.'
         )
-    if others:
+    if others and files.unlabelled:
         raise FileNotFoundError(
             f'{len(files.unlabelled)} of the {len(files.pairs)} images have no label NAME.txt, but there are '
-            f'{len(others)} other files beside them that look like labels: {listed(sorted(others))}. Without labels the '
-            'images would be background. Convert those files to YOLO, or move them away if the images really are '
-            'background.'
+            f'{len(others)} other files beside them that look like labels: {listed(sorted(others))}. Read as they are, '
+            'the images would be background. Convert those files to YOLO (COCO: tools/convert_coco_to_yolo.py). If the '
+            'images really are background, move the files away, or add empty files NAME.txt.'
         )
 
 
-def _is_mask_of_another(name: str, stems: Mapping[str, int], images: set[str]) -> bool:
+def _stems_with_label(folder: _Folder) -> set[str]:
+    """The images, without suffix, that have a label beside them."""
+    return {_stem(name) for name in folder.files if _suffix(name) == '.txt'} & {_stem(name) for name in folder.images}
+
+
+def _is_mask_of_another(name: str, stems: Container[str], images: set[str]) -> bool:
     match = _MASK_NAME.fullmatch(_stem(name))
     other = match and (match['image'] or match['other'])
     return bool(other) and (other in stems or other in images)

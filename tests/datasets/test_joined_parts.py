@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
@@ -21,9 +23,9 @@ def read(text: str) -> np.ndarray:
 
 
 def join(parts: list[np.ndarray]) -> np.ndarray:
-    """One polygon of all parts: each joined to the next where they are nearest, out on one way and back on the other."""
+    """One polygon of all parts: each joined to the next at their nearest points, forth and back."""
     ends: list[list[int]] = [[] for _ in parts]
-    for i, (part, following) in enumerate(zip(parts[:-1], parts[1:], strict=True)):
+    for i, (part, following) in enumerate(pairwise(parts)):
         distances = np.linalg.norm(part[:, None] - following, axis=2)
         first, second = np.unravel_index(distances.argmin(), distances.shape)
         ends[i].append(first)
@@ -66,7 +68,8 @@ def test_joined_parts_are_drawn_alone(kind):
 @pytest.mark.parametrize('start', range(11))
 @pytest.mark.parametrize('line', ['level', 'slanted'])
 def test_it_does_not_matter_where_the_walk_begins(start, closed, line):
-    parts = [rectangle(10, 10, 50, 40), rectangle(100, 10, 140, 60) + [0, 7 * (line == 'slanted')]]
+    down = 7 if line == 'slanted' else 0
+    parts = [rectangle(10, 10, 50, 40), rectangle(100, 10 + down, 140, 60 + down)]
     walk = np.roll(join(parts), -start, axis=0)
     if closed:
         walk = np.concatenate([walk, walk[:1]])

@@ -136,7 +136,7 @@ def test_clipping_is_cropping_a_larger_image(pixels, boxes):
     height, width = SHAPE
     text = '0 ' + ' '.join(f'{x / width:.6f} {y / height:.6f}' for x, y in pixels)
     larger = np.zeros((3 * height, 3 * width), np.uint8)
-    cv2.fillPoly(larger, [np.array(pixels) + [width, height]], 1)
+    cv2.fillPoly(larger, [np.add(pixels, (width, height))], 1)
     cropped = larger[height : 2 * height, width : 2 * width]
     inside = np.array(pixels).min() >= 0 and (np.array(pixels).max(axis=0) <= [width, height]).all()
     label_map = read_mask(text, boxes=boxes, outside='clip')
