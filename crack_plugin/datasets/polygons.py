@@ -358,7 +358,7 @@ def _onto_image(points: np.ndarray, shape: tuple[int, int], outside: Outside) ->
 def _reaches_out(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Which points of shape (n, 2) lie more than one pixel outside the image, shape (n,), bool."""
     margin = 1 / np.array(shape[::-1]) + _TEXT_PRECISION
-    return ((points < -margin) | (points > 1 + margin)).any(axis=1)
+    return np.asarray(((points < -margin) | (points > 1 + margin)).any(axis=1))
 
 
 def _fill_clipped(label_map: np.ndarray, pixels: np.ndarray, label: int) -> bool:

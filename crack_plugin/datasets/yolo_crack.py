@@ -47,11 +47,12 @@ class YOLOCrackDataset(BaseSegDataset):
     (with its subfolders), a ``.txt`` list of images, or a list of those, relative to the yaml's ``path`` or to the
     yaml itself; Roboflow's ``../train/images`` is also tried as ``train/images``. Otherwise the split is
     ``{split}/images`` or ``images/{split}``. The label of an image is found by replacing the last folder named
-    ``images`` in its path by ``labels``.
+    ``images`` in its path by ``labels``. Without a ``data.yaml``, the class names are those in ``classes.txt``.
 
     Args:
         data_root: Folder of the dataset, or its yaml file.
-        split: 'train', 'val', 'test' or any other the dataset has; 'val' and 'valid' mean the same.
+        split: 'train', 'val', 'test' or any other the dataset has; 'val' and 'valid' mean the same. 'all' is all of a
+            dataset without splits: ``images`` and ``labels``, or images and labels in one folder.
         classes: Names of the foreground classes. The ``names`` in ``data.yaml`` have to be these, or the first of
             them, in the same order; upper and lower case do not matter.
         missing_label: An image without a label file is all 'background' (one line in the log tells how many are), or

@@ -492,8 +492,8 @@ def _check_other_labels(folders: Mapping[Path, _Folder], label_folders: Mapping[
     """
     unlabelled: dict[Path, set[str]] = defaultdict(set)
     for image in files.unlabelled:
-        path, _, name = image.rpartition('/')
-        unlabelled[Path(path)].add(name)
+        folder_path, _, name = image.rpartition('/')
+        unlabelled[Path(folder_path)].add(name)
     masks: list[Path] = []
     others: list[Path] = []
     for path, folder in folders.items():

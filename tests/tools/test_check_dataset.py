@@ -121,3 +121,18 @@ def test_page_escapes_names_and_shows_samples(data, check, tmp_path):
     assert '&lt;script&gt;' in page
     assert page.count('<img') == 4
     assert 'is not a number' in page
+
+
+def test_dataset_without_splits(data, check, capsys):
+    unsplit = data.parent / 'unsplit'
+    (data / 'train').rename(unsplit)
+    (unsplit / 'classes.txt').write_text('crack\n')
+    assert check(unsplit, '--strict') == 0
+    assert f'all: {len(list((unsplit / "images").iterdir()))} images' in capsys.readouterr().out
+
+
+def test_labels_across_the_edge(data, check, capsys):
+    first(data / 'train/labels').write_text('0 0.5 0.5 1.2 0.5 1.2 0.6 0.5 0.6\n')
+    assert check(data) == 1
+    assert '--outside' in capsys.readouterr().out
+    assert check(data, '--outside', 'clip', '--strict') == 0
