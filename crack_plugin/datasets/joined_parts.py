@@ -43,15 +43,18 @@ def split_joined_parts(points: np.ndarray, shape: tuple[int, int]) -> list[np.nd
     # The usual polygon has no joining line, and the first look at it has to be fast.
     grid = np.rint(points / _PRECISION).astype(np.int64)
     codes = (grid[:, 0] << 31) + grid[:, 1]
-    ordered = np.sort(codes)
-    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
-    if len(repeated) < 2:
+    if len(codes) - len(set(codes.tolist())) < 2:
         return [points]
     kept = np.flatnonzero(codes != np.append(codes[1:], codes[0]))  # without points that are repeated at once
     corners, codes = points[kept], codes[kept]
-    steps = np.abs(np.append(corners[1:], corners[:1], axis=0) - corners) * shape[::-1]
-    between = repeated[np.searchsorted(repeated, codes).clip(max=len(repeated) - 1)] == codes
-    if np.count_nonzero(between & np.append(between[1:], between[:1]) & _is_long(steps)) < 2:
+    listed = codes.tolist()
+    edges = list(zip(listed, [*listed[1:], listed[0]], strict=True))
+    walked = set(edges)
+    has_area = {vertex for start, end in edges if (end, start) not in walked for vertex in (start, end)}
+    joining = [
+        i for i, (start, end) in enumerate(edges) if start in has_area and end in has_area and (end, start) in walked
+    ]
+    if not joining or not _is_long(np.abs(corners[joining] - np.roll(corners, -1, 0)[joining]) * shape[::-1]).any():
         return [points]
     _, ids = np.unique(codes, return_inverse=True)
     partner = _opposite_edges(ids)
