@@ -63,6 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--files', type=int, default=100_000, metavar='N', help='default: %(default)s')
     parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    parser.add_argument('--outside', choices=['error', 'clip'], default='error', help='default: %(default)s')
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
     load = LoadYOLOPolygons()
@@ -79,6 +80,7 @@ def main() -> None:
                 'ori_shape': shape,
                 'yolo_names': NAMES[int(rng.integers(len(NAMES)))],
                 'boxes': ('error', 'fill', 'drop')[int(rng.integers(3))],
+                'outside': args.outside,
             }
             try:
                 label_map = load(sample)['gt_seg_map']

@@ -292,7 +292,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a dataset and say how to read its polygons, see ``dataset_options``."""
     parser.add_argument('data_root', type=Path, help='folder of the dataset, or its yaml file')
-    parser.add_argument('--splits', nargs='+', metavar='SPLIT', help='default: train, val, and test if there is one')
+    parser.add_argument(
+        '--splits', nargs='+', metavar='SPLIT', help='default: train, val, and test if there is one; all without splits'
+    )
     parser.add_argument(
         '--classes', nargs='+', default=['crack'], metavar='NAME', help='foreground classes (default: crack)'
     )
@@ -315,6 +317,12 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         default='error',
         help='detection boxes among the polygons (default: %(default)s)',
     )
+    parser.add_argument(
+        '--outside',
+        choices=['error', 'clip'],
+        default='error',
+        help='polygons that reach more than one pixel out of the image: an error, or cut there (default: %(default)s)',
+    )
 
 
 def add_annotations_argument(parser: argparse.ArgumentParser) -> None:
@@ -328,13 +336,19 @@ def add_annotations_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def selected_splits(args: argparse.Namespace) -> list[str]:
-    """The splits that ``add_dataset_arguments`` was asked for: by default 'train', 'val', and 'test' if it exists."""
-    from crack_plugin.datasets.yolo_layout import read_data_yaml, split_sources
+    """The splits that ``add_dataset_arguments`` was asked for: by default 'train', 'val', and 'test' if it exists.
+
+    Of a dataset without splits, it is 'all'.
+    """
+    from crack_plugin.datasets.yolo_layout import ALL, is_unsplit, read_data_yaml, split_sources
 
     if args.splits:
         return args.splits
     try:
-        has_test = bool(split_sources(read_data_yaml(args.data_root), 'test'))
+        data_yaml = read_data_yaml(args.data_root)
+        if is_unsplit(data_yaml):
+            return [ALL]
+        has_test = bool(split_sources(data_yaml, 'test'))
     except (FileNotFoundError, ValueError):
         has_test = False  # opening train will say what is wrong
     return ['train', 'val', *(['test'] if has_test else [])]
@@ -342,7 +356,7 @@ def selected_splits(args: argparse.Namespace) -> list[str]:
 
 def dataset_options(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of ``YOLOCrackDataset`` that ``add_dataset_arguments`` has added to a command line."""
-    return {name: getattr(args, name) for name in ('classes', 'class_map', 'missing_label', 'boxes')}
+    return {name: getattr(args, name) for name in ('classes', 'class_map', 'missing_label', 'boxes', 'outside')}
 
 
 def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:

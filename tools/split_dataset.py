@@ -1,8 +1,8 @@
 """Split a dataset that has no validation images: lists of files and a data.yaml in a new folder, nothing is copied.
 
 All images made from one picture stay together: those of one Roboflow source name (NAME.rf.HASH.jpg), or with --group,
-those whose names agree in what the pattern's parentheses match. A test split stays what it is. Use the new folder as
-data_root.
+those whose names agree in what the pattern's parentheses match. A test split stays what it is. Of a dataset without
+splits (images/, labels/ and classes.txt, or all in one folder) all images are divided. Use the new folder as data_root.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 from cli import add_annotations_argument, readable_errors
 
-from crack_plugin.datasets.yolo_layout import find_split, read_data_yaml, source_name, split_sources
+from crack_plugin.datasets.yolo_layout import ALL, find_split, is_unsplit, read_data_yaml, source_name, split_sources
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,8 +29,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f'{args.out / "data.yaml"} exists. Pass --overwrite to replace it and its lists.')
     with readable_errors(parser):
         data_yaml = read_data_yaml(args.data_root)
-        images = [image for image, _ in find_split(data_yaml, args.split, args.annotations).pairs]
-        test = split_sources(data_yaml, 'test') if args.split != 'test' else []
+        split = args.split or (ALL if is_unsplit(data_yaml) else 'train')
+        images = [image for image, _ in find_split(data_yaml, split, args.annotations).pairs]
+        test = split_sources(data_yaml, 'test') if split != 'test' else []
     groups: dict[str, list[str]] = defaultdict(list)
     for image in images:
         groups[_group(parser, image, args.group)].append(image)
@@ -78,7 +79,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data_root', type=Path, help='folder of the dataset, or its yaml file')
     parser.add_argument('out', type=Path, help='folder for data.yaml, train.txt and valid.txt')
-    parser.add_argument('--split', default='train', help='the split to divide (default: %(default)s)')
+    parser.add_argument('--split', help='the split to divide (default: train; all images where there is no split)')
     add_annotations_argument(parser)
     parser.add_argument('--share', type=float, default=0.15, help='share for validation (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=42, help='default: %(default)s')

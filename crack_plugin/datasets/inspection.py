@@ -453,7 +453,9 @@ def _read_label(info: dict[str, Any], shape: tuple[int, int]) -> tuple[list[Poly
         except LabelError as error:
             return [], [error], np.zeros(shape, np.uint8)
     content = _label_content(info['label_path'])
-    polygons, errors = parse_lines(content, shape, info['yolo_names'], info['boxes'], info['label_path'])
+    polygons, errors = parse_lines(
+        content, shape, info['yolo_names'], info['boxes'], info['label_path'], info['outside']
+    )
     return polygons, errors, rasterize(polygons, shape, info['yolo_labels'])
 
 
@@ -500,6 +502,12 @@ def _doubts(split: str, label_path: str, polygons: Sequence[Polygon], foreground
     repeated = len(polygons) - len({(polygon.class_id, polygon.points.tobytes()) for polygon in polygons})
     if repeated:
         found['repetitions'] = f'{repeated} polygons repeat another one of the file. Delete the repetitions.'
+    joined = sum(polygon.joined for polygon in polygons)
+    if joined:
+        found['joined'] = (
+            f'{joined} joined parts. Lines walked there and back join them, as JSON2YOLO writes objects of several '
+            'parts; the parts are drawn without these lines. See in --html whether that is right.'
+        )
     if foreground > 0.5:
         found['swapped'] = f'{foreground:.0%} of the image is foreground. Are crack and background swapped?'
     return [Problem('warning', split, f'{label_path}: {text}', cause, label_path) for cause, text in found.items()]

@@ -27,6 +27,7 @@ class LoadYOLOPolygons(BaseTransform):
     - missing_label (optional): 'background' (default) or 'error', for a ``label_path`` that does not exist
     - annotations (optional): 'polygons' (default), or 'masks': ``label_path`` is a PNG file of 0 and 255, or 0 and 1
     - boxes (optional): 'error' (default), 'fill' or 'drop', see ``parse_labels``
+    - outside (optional): 'error' (default) or 'clip', see ``parse_labels``
     - yolo_names (optional): class names by YOLO id. By default any id is taken
     - yolo_labels (optional): label to draw by YOLO id, None for a class left out. By default id i becomes i + 1
     - label_map (optional): label to label, applied last, as in ``LoadAnnotations``
@@ -62,6 +63,7 @@ class LoadYOLOPolygons(BaseTransform):
                 names=results.get('yolo_names'),
                 boxes=results.get('boxes', 'error'),
                 source=str(results['label_path']),
+                outside=results.get('outside', 'error'),
             )
             gt_seg_map = rasterize(polygons, shape, results.get('yolo_labels'))
         if results.get('label_map'):

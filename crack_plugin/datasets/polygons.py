@@ -4,7 +4,8 @@ A label file holds one polygon a line, ``class x1 y1 x2 y2 ...``, with x and y a
 height (https://docs.ultralytics.com/datasets/segment). The pixel of a point is ``(rint(x * W), rint(y * H))`` (halves
 to the even neighbour), and a polygon covers what ``cv2.fillPoly`` fills: its interior, by the even-odd rule, and its
 boundary. A polygon that would lie wholly on the pixels behind the right and the lower edge, as a thin crack at x = 1
-does, is moved onto the edge: no polygon vanishes.
+does, is moved onto the edge: no polygon vanishes. A line that joins several parts of an object by lines walked there
+and back is read as these parts (``joined_parts``).
 """
 
 import math
@@ -15,7 +16,10 @@ from typing import Literal, NamedTuple, get_args
 import cv2
 import numpy as np
 
+from crack_plugin.datasets.joined_parts import split_joined_parts
+
 Boxes = Literal['error', 'fill', 'drop']
+Outside = Literal['error', 'clip']
 
 MAX_CLASSES = 254
 """Label 0 is the background and 255 the ignored pixels, so an uint8 label map has room for this many classes."""
@@ -35,15 +39,18 @@ class LabelError(ValueError):
 
 
 class Polygon(NamedTuple):
-    """One object of a label file.
+    """One object of a label file, or one part of it.
 
     Attributes:
         class_id: The id in the file, counted from 0.
-        points: Shape (n, 2), n >= 3, float64: (x, y) as fractions of width and height, each in [0, 1].
+        points: Shape (n, 2), n >= 3, float64: (x, y) as fractions of width and height, each in [0, 1]; in [-1, 2] where
+            ``outside='clip'`` lets a polygon reach out of the image.
+        joined: Whether it is one of several parts that a line of the file joins by lines walked there and back.
     """
 
     class_id: int
     points: np.ndarray
+    joined: bool = False
 
 
 def parse_labels(
@@ -52,11 +59,12 @@ def parse_labels(
     names: Sequence[str] | None = None,
     boxes: Boxes = 'error',
     source: str = 'label text',
+    outside: Outside = 'error',
 ) -> list[Polygon]:
     """Read the content of a YOLO segmentation label file.
 
     Blank lines, any kind of line end, repeated blanks, a byte-order mark, scientific notation and class ids written as
-    ``0.0`` are fine. Coordinates up to one pixel outside the image are moved onto its edge.
+    ``0.0`` are fine. By default, coordinates up to one pixel outside the image are moved onto its edge.
 
     A line of exactly five values, ``class cx cy w h``, is a detection box: a polygon of two points would look the
     same, but covers no area.
@@ -67,15 +75,18 @@ def parse_labels(
         names: The class names by id. None: any id up to ``MAX_CLASSES - 1`` is taken.
         boxes: What to do with a detection box: 'error', 'fill' it as a rectangle, or 'drop' it.
         source: The file's name, for messages.
+        outside: A point more than one pixel outside the image is an 'error', or 'clip' cuts polygons at the edge, as
+            if they were drawn on a larger image that is cropped then. Points further outside than the image is long
+            are an error in any case: they are pixels and no fractions.
 
     Returns:
-        The polygons in the order of the file.
+        The polygons in the order of the file; of a line that joins several parts, each part.
 
     Raises:
         LabelError: The content is no valid label file for this image.
-        ValueError: ``boxes`` is none of the three.
+        ValueError: ``boxes`` or ``outside`` is none of the known.
     """
-    polygons, errors = parse_lines(content, shape, names, boxes, source)
+    polygons, errors = parse_lines(content, shape, names, boxes, source, outside)
     if errors:
         raise errors[0]
     return polygons
@@ -87,6 +98,7 @@ def parse_lines(
     names: Sequence[str] | None = None,
     boxes: Boxes = 'error',
     source: str = 'label text',
+    outside: Outside = 'error',
 ) -> tuple[list[Polygon], list[LabelError]]:
     """Read what can be read of a label file, and collect what is wrong with each of the other lines.
 
@@ -96,32 +108,32 @@ def parse_lines(
         names: The class names by id.
         boxes: What to do with a detection box.
         source: The file's name, for messages.
+        outside: What to do with a polygon that reaches out of the image.
 
     Returns:
         The polygons of the good lines and an error for each other line, both in the order of the file.
 
     Raises:
-        ValueError: ``boxes`` is none of the three.
+        ValueError: ``boxes`` or ``outside`` is none of the known.
     """
     check_boxes(boxes)
+    check_outside(outside)
     try:
         text = _decode(content, source)
     except LabelError as error:
         return [], [error]
-    polygons, errors = [], []
+    polygons: list[Polygon] = []
+    errors = []
     for number, line in enumerate(re.split(r'\r\n|\r|\n', text), start=1):
         if not line.strip():
             continue
         try:
-            polygon = _parse_line(line, shape, names, boxes)
+            polygons += _parse_line(line, shape, names, boxes, outside)
         except LabelError as error:
             # The traceback goes along: it leads to the statement that found the fault.
             located = LabelError(f'{source}, line {number}: {error}').with_traceback(error.__traceback__)
             located.line = number
             errors.append(located)
-            continue
-        if polygon is not None:
-            polygons.append(polygon)
     return polygons, errors
 
 
@@ -143,10 +155,15 @@ def rasterize(
     """
     height, width = shape
     label_map = np.zeros(shape, np.uint8)
-    for class_id, points in polygons:
+    for class_id, points, _ in polygons:
         label = class_id + 1 if labels is None else labels[class_id]
         if label is not None:
             pixels = np.rint(points * (width, height)).astype(np.int32)
+            if points.min() < 0 or points.max() > 1:
+                if _fill_clipped(label_map, pixels, label) or _reaches_out(points, shape).any():
+                    continue
+                # All of it is outside, but not by more than a pixel.
+                pixels = np.rint(points.clip(0, 1) * (width, height)).astype(np.int32)
             if _is_invisible(pixels, shape):
                 pixels = np.minimum(pixels, (width - 1, height - 1), dtype=np.int32)
             # One call each: a single call would fill by the even-odd rule over all of them, an exclusive or.
@@ -215,6 +232,12 @@ def check_boxes(boxes: str) -> None:
         raise ValueError(f"boxes={boxes!r} is not known: 'error', 'fill' (as rectangles) or 'drop'")
 
 
+def check_outside(outside: str) -> None:
+    """Raise ``ValueError`` unless ``outside`` is a way to treat polygons that reach out of the image."""
+    if outside not in get_args(Outside):
+        raise ValueError(f"outside={outside!r} is not known: 'error' or 'clip' (cut at the edge of the image)")
+
+
 def _decode(content: str | bytes, source: str) -> str:
     if isinstance(content, str):
         return content.removeprefix('\ufeff')
@@ -228,12 +251,14 @@ def _decode(content: str | bytes, source: str) -> str:
         ) from None
 
 
-def _parse_line(line: str, shape: tuple[int, int], names: Sequence[str] | None, boxes: Boxes) -> Polygon | None:
+def _parse_line(
+    line: str, shape: tuple[int, int], names: Sequence[str] | None, boxes: Boxes, outside: Outside
+) -> list[Polygon]:
     tokens = line.split()
     values = [_parse_number(token, position) for position, token in enumerate(tokens, start=1)]
     class_id = _class_id(values[0], tokens[0], names)
     if len(values) == 5:
-        return _parse_box(class_id, values[1:], tokens, shape, boxes)
+        return _parse_box(class_id, values[1:], tokens, shape, boxes, outside)
     if len(values) % 2 == 0:
         raise LabelError(
             f'{len(values) - 1} coordinates after the class id, an odd number: an x or a y is missing, or one is too '
@@ -244,7 +269,10 @@ def _parse_line(line: str, shape: tuple[int, int], names: Sequence[str] | None, 
             f'{(len(values) - 1) // 2} point(s), a polygon has at least three: `class x1 y1 x2 y2 x3 y3`. Delete the '
             'line, or draw the polygon again.'
         )
-    return Polygon(class_id, _onto_image(np.array(values[1:]).reshape(-1, 2), shape))
+    points = np.array(values[1:]).reshape(-1, 2)
+    # Moved points are the same both ways, so that what is joined stays so.
+    parts = split_joined_parts(_onto_image(points, shape, outside), shape)
+    return [Polygon(class_id, part, len(parts) > 1) for part in parts]
 
 
 def _parse_number(token: str, position: int) -> float:
@@ -284,10 +312,10 @@ def _class_id(value: float, token: str, names: Sequence[str] | None) -> int:
 
 
 def _parse_box(
-    class_id: int, box: list[float], tokens: list[str], shape: tuple[int, int], boxes: Boxes
-) -> Polygon | None:
+    class_id: int, box: list[float], tokens: list[str], shape: tuple[int, int], boxes: Boxes, outside: Outside
+) -> list[Polygon]:
     if boxes == 'drop':
-        return None
+        return []
     if boxes == 'error':
         raise LabelError(
             'five values: either a detection box `class cx cy w h` among the polygons, or a polygon of only two '
@@ -303,23 +331,59 @@ def _parse_box(
     left, right = center_x - width / 2, center_x + width / 2
     top, bottom = center_y - height / 2, center_y + height / 2
     corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
-    return Polygon(class_id, _onto_image(corners, shape))
+    return [Polygon(class_id, _onto_image(corners, shape, outside))]
 
 
-def _onto_image(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Move points that lie up to one pixel outside onto the edge; any further out is an error."""
+def _onto_image(points: np.ndarray, shape: tuple[int, int], outside: Outside) -> np.ndarray:
+    """Move points that lie up to one pixel outside onto the edge, unless what is outside will be cut off.
+
+    Raises:
+        LabelError: A point lies further outside than ``outside`` allows.
+    """
     height, width = shape
-    margin = 1 / np.array([width, height]) + _TEXT_PRECISION
-    outside = ((points < -margin) | (points > 1 + margin)).any(axis=1)
-    if outside.any():
-        first = int(outside.argmax())
-        x, y = points[first].tolist()
+    far = ((points < -1) | (points > 2)).any(axis=1)
+    if outside == 'clip' and not far.any():
+        return points
+    beyond = _reaches_out(points, shape)
+    if not beyond.any():
+        return points.clip(0, 1)
+    first = int((far if far.any() else beyond).argmax())
+    x, y = points[first].tolist()
+    place = (
+        f'point {first + 1} of {len(points)} is (x, y) = ({x:g}, {y:g}), more than one pixel outside the image of '
+        f'{width} x {height} pixels'
+    )
+    if far.any():
         raise LabelError(
-            f'point {first + 1} of {len(points)} is (x, y) = ({x:g}, {y:g}), more than one pixel outside the image of '
-            f'{width} x {height} pixels: coordinates are fractions of width and height, from 0 to 1. Pixel coordinates '
-            'have to be divided by the image size; otherwise check that the label belongs to this image.'
+            f'{place}, and even further than the image is long: coordinates are fractions of width and height, from 0 '
+            'to 1. Pixel coordinates have to be divided by the image size.'
         )
-    return points.clip(0, 1)
+    raise LabelError(
+        f'{place}: coordinates are fractions of width and height, from 0 to 1. If the label belongs to this image and '
+        "was drawn across its edge, have it cut there: outside='clip' of the dataset, --outside clip of the tools."
+    )
+
+
+def _reaches_out(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Which points of shape (n, 2) lie more than one pixel outside the image, shape (n,), bool."""
+    margin = 1 / np.array(shape[::-1]) + _TEXT_PRECISION
+    return np.asarray(((points < -margin) | (points > 1 + margin)).any(axis=1))
+
+
+def _fill_clipped(label_map: np.ndarray, pixels: np.ndarray, label: int) -> bool:
+    """Fill the part in the map of a polygon of shape (n, 2), int32, that reaches out of it; whether there is any.
+
+    ``cv2.fillPoly`` on the map would cut the outline first and round then, which moves it. So it fills a map of the
+    polygon's own size.
+    """
+    left, top, width, height = cv2.boundingRect(pixels)
+    region = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(region, [pixels], 1, offset=(-left, -top))
+    x, y = max(left, 0), max(top, 0)
+    target = label_map[y : max(top + height, 0), x : max(left + width, 0)]
+    inside = region[y - top :, x - left :][: target.shape[0], : target.shape[1]] > 0
+    target[inside] = label
+    return bool(inside.any())
 
 
 def _is_invisible(pixels: np.ndarray, shape: tuple[int, int]) -> bool:

@@ -17,7 +17,7 @@ from PIL import UnidentifiedImageError
 from tifffile import TiffFile, TiffFileError
 
 from crack_plugin.datasets.foreground import describe_absence, find_absent
-from crack_plugin.datasets.polygons import MAX_CLASSES, Boxes, check_boxes
+from crack_plugin.datasets.polygons import MAX_CLASSES, Boxes, Outside, check_boxes, check_outside
 from crack_plugin.datasets.yolo_layout import (
     Annotations,
     DataYaml,
@@ -57,13 +57,14 @@ class YOLOCrackDataset(BaseSegDataset):
     (with its subfolders), a ``.txt`` list of images, or a list of those, relative to the yaml's ``path`` or to the
     yaml itself; Roboflow's ``../train/images`` is also tried as ``train/images``. Otherwise the split is
     ``{split}/images`` or ``images/{split}``. The label of an image is found by replacing the last folder named
-    ``images`` in its path by ``labels``.
+    ``images`` in its path by ``labels``. Without a ``data.yaml``, the class names are those in ``classes.txt``.
 
     A split in whose labels a foreground class does not occur is a warning in the log, see ``find_absent``.
 
     Args:
         data_root: Folder of the dataset, or its yaml file.
-        split: 'train', 'val', 'test' or any other the dataset has; 'val' and 'valid' mean the same.
+        split: 'train', 'val', 'test' or any other the dataset has; 'val' and 'valid' mean the same. 'all' is all of a
+            dataset without splits: ``images`` and ``labels``, or images and labels in one folder.
         classes: Names of the foreground classes. The ``names`` in ``data.yaml`` have to be these, or the first of
             them, in the same order; upper and lower case do not matter.
         missing_label: An image without a label file is all 'background' (one line in the log tells how many are), or
@@ -75,6 +76,8 @@ class YOLOCrackDataset(BaseSegDataset):
         annotations: 'polygons', or 'masks': the label of an image is the PNG file of its name (0 and 255, or 0 and 1)
             in the folder ``masks``, in the place of the folder ``images``. Masks have one class, whatever the ``names``
             in ``data.yaml`` are.
+        outside: A polygon that reaches more than one pixel out of its image is an 'error', or 'clip' cuts it at the
+            edge.
         metainfo: As in ``BaseSegDataset``: with a selection of ``classes``, the others are ignored (label 255).
         pipeline: As in ``BaseSegDataset``.
         indices: As in ``BaseSegDataset``.
@@ -98,6 +101,7 @@ class YOLOCrackDataset(BaseSegDataset):
         boxes: Boxes = 'error',
         class_map: Mapping[str, str | None] | None = None,
         annotations: Annotations = 'polygons',
+        outside: Outside = 'error',
         metainfo: Mapping[str, Any] | None = None,
         pipeline: Sequence[dict | Callable] = (),
         indices: int | Sequence[int] | None = None,
@@ -106,6 +110,7 @@ class YOLOCrackDataset(BaseSegDataset):
         lazy_init: bool = False,
     ) -> None:
         check_boxes(boxes)
+        check_outside(outside)
         if missing_label not in get_args(MissingLabel):
             raise ValueError(f"missing_label={missing_label!r} is not known: 'background' or 'error'")
         if annotations not in get_args(Annotations):
@@ -118,6 +123,7 @@ class YOLOCrackDataset(BaseSegDataset):
         self.missing_label = missing_label
         self.annotations = annotations
         self.boxes = boxes
+        self.outside = outside
         # By YOLO id, the same for all samples; known once data.yaml has been read.
         self._yolo_names: list[str] = []
         self._yolo_labels: list[int | None] = []
@@ -186,6 +192,7 @@ class YOLOCrackDataset(BaseSegDataset):
             missing_label=self.missing_label,
             annotations=self.annotations,
             boxes=self.boxes,
+            outside=self.outside,
             yolo_names=self._yolo_names,
             yolo_labels=self._yolo_labels,
             label_map=self.label_map,

@@ -2,15 +2,20 @@
 
 The rules are Ultralytics' (``check_det_dataset``, ``BaseDataset.get_img_files`` and ``img2label_paths`` in
 ``ultralytics/data``), with these differences: a relative ``path`` is taken from the yaml file and not from the working
-directory, hidden files are no images, and nothing is skipped without a word.
+directory, paths of another machine are followed from where the dataset's own folders begin, hidden files are no images,
+and nothing is skipped without a word.
+
+Annotation tools such as Label Studio export ``images``, ``labels`` and ``classes.txt`` without a split, or everything
+in one folder. All of that is the split ``'all'``.
 """
 
 import codecs
 import logging
 import os
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Container, Iterator, Mapping, Sequence
+from pathlib import Path, PureWindowsPath
 from typing import Any, Literal, NamedTuple, NoReturn
 
 import yaml
@@ -27,15 +32,29 @@ _LABELS = {'polygons': ('labels', '.txt'), 'masks': ('masks', '.png')}
 # Seconds without a word before a progress line appears: a local disk lists 100,000 files faster.
 _SILENT = 2
 
+ALL = 'all'
+"""Name of the split that is all of a dataset without splits."""
+
 # Roboflow writes valid, Ultralytics val.
 _VALIDATION = ('val', 'valid', 'validation')
+_SPLITS = ('train', *_VALIDATION, 'test')
+
+# Class names in the order of their ids, one a line: of Label Studio, makesense and LabelImg.
+_CLASS_LIST = 'classes.txt'
+
+# How masks beside their photographs are called: a_mask.png, mask_a.png, a.jpg_label_2.png.
+_MASK_WORD = r'(?:masks?|labels?|gt|ground_?truth|seg|segmentations?|annotations?)'
+_MASK_NAME = re.compile(rf'(?P<image>.+)[-_. ]{_MASK_WORD}[-_. ]?\d*|{_MASK_WORD}[-_. ](?P<other>.+)', re.IGNORECASE)
+# Of images of one name, these are the photograph, and another may be its mask.
+_PHOTO_SUFFIXES = ('.jpeg', '.jpg')
+_LABEL_SUFFIXES = frozenset({'.csv', '.json', '.jsonl', '.mat', '.ndjson', '.npy', '.txt', '.xml'})
 
 
 class DataYaml(NamedTuple):
-    """What a dataset's ``data.yaml`` says.
+    """What a dataset's ``data.yaml`` says, or without one its ``classes.txt``.
 
     Attributes:
-        file: The yaml file, whether it exists or not.
+        file: The file it is said in; where there is none, the yaml file that could be.
         root: The folder its entries are relative to.
         content: Its content, empty if there is no such file.
         names: The class names by YOLO id, None if it has none.
@@ -64,7 +83,7 @@ class SplitFiles(NamedTuple):
 
 
 def read_data_yaml(data_root: Path) -> DataYaml:
-    """Read ``data.yaml``.
+    """Read ``data.yaml``; without one, the class names are those in ``classes.txt``, here or in ``labels``.
 
     Args:
         data_root: The dataset's folder, with or without a ``data.yaml`` (or ``data.yml``), or a yaml file.
@@ -77,6 +96,9 @@ def read_data_yaml(data_root: Path) -> DataYaml:
         raise FileNotFoundError(f'data_root {data_root} does not exist. Correct the path.')
     file = _find_yaml(data_root)
     if file is None:
+        for class_list in (data_root / _CLASS_LIST, data_root / 'labels' / _CLASS_LIST):
+            if class_list.is_file():
+                return DataYaml(class_list, data_root, {}, _listed_classes(class_list))
         return DataYaml(data_root / 'data.yaml', data_root, {}, None)
     try:
         content = yaml.safe_load(file.read_bytes())
@@ -101,21 +123,27 @@ def find_split(data_yaml: DataYaml, split: str, annotations: Annotations = 'poly
 
     Args:
         data_yaml: As returned by ``read_data_yaml``.
-        split: Name of the split; 'val', 'valid' and 'validation' mean the same.
+        split: Name of the split; 'val', 'valid' and 'validation' mean the same, and 'all' is all of a dataset without
+            splits.
         annotations: 'polygons' looks for ``labels/NAME.txt``, 'masks' for ``masks/NAME.png``.
 
     Raises:
         ValueError: Masks are asked for beside images that are in no folder named ``images``.
         FileNotFoundError: There is no such split, or it has no image, or no folder of labels, or a list names an image
-            that does not exist. The message says what was looked for and what there is.
+            that does not exist, or there are labels of another kind. The message says what was looked for and what
+            there is.
     """
     sources = _sources(data_yaml, split)
     name, suffix = _LABELS[annotations]
+    # Of a dataset that lies in one folder, the folders in it are something else.
+    is_one_folder = split == ALL and sources == [data_yaml.root]
     with tqdm(
         desc=f'Listing the files of {split!r}', unit=' files', delay=_SILENT, disable=not is_main_process()
     ) as progress:
-        folders = _list_images(sources, progress)
+        folders = _list_images(sources, progress, nested=not is_one_folder)
         label_folders = {path: _label_folder(path, name) for path in folders}
+        if annotations == 'polygons':
+            _prefer_labels_beside(folders, label_folders)
         label_files = {path: _file_names(path, progress) for path in set(label_folders.values()) if path.is_dir()}
     if not folders:
         raise FileNotFoundError(
@@ -133,6 +161,7 @@ def find_split(data_yaml: DataYaml, split: str, annotations: Annotations = 'poly
             'images really are all background, create that folder and leave it empty.'
         )
     files = _match(folders, label_folders, label_files, suffix)
+    _check_other_labels(folders, label_folders, files)
     strays = [] if len(files.unlabelled) < len(files.pairs) else _strays(folders, label_folders, label_files, suffix)
     if strays:
         raise FileNotFoundError(
@@ -149,6 +178,16 @@ def split_sources(data_yaml: DataYaml, split: str) -> list[Path]:
         return _sources(data_yaml, split)
     except FileNotFoundError:
         return []
+
+
+def is_unsplit(data_yaml: DataYaml) -> bool:
+    """Whether a dataset has images in ``images`` or beside its ``data.yaml``, and names no split."""
+    root = data_yaml.root
+    if any(data_yaml.content.get(key) for key in _SPLITS) or any(root.glob('*/images')):
+        return False
+    if any((root / 'images' / name).is_dir() or _has_images(root / name) for name in _SPLITS):
+        return False
+    return _unsplit_folder(root) is not None
 
 
 def listed(paths: Sequence[object], limit: int = 3) -> str:
@@ -207,6 +246,19 @@ def _class_names(file: Path, content: Mapping[str, Any]) -> list[str] | None:
     return [str(name) for name in names]
 
 
+def _listed_classes(file: Path) -> list[str]:
+    try:
+        names = [line.strip() for line in file.read_text('utf-8-sig').rstrip().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f'{file} cannot be read: {error}. Save it again as UTF-8 text.') from error
+    if '' in names or not names:
+        raise ValueError(
+            f'{file}, line {names.index("") + 1 if names else 1}: no class name. The file has the names in the order '
+            'of their ids, one a line: write the name, or delete a file without any.'
+        )
+    return names
+
+
 def _sources(data_yaml: DataYaml, split: str) -> list[Path]:
     """The folders and list files that hold the split's images; all of them exist."""
     aliases = [split, *(name for name in _VALIDATION if name != split)] if split in _VALIDATION else [split]
@@ -220,6 +272,19 @@ def _sources(data_yaml: DataYaml, split: str) -> list[Path]:
     for folder in folders:
         if folder.is_dir():
             return [folder]
+    for name in aliases:
+        if _has_images(root / name):
+            return [root / name]
+    if is_unsplit(data_yaml):
+        unsplit = _unsplit_folder(root)
+        assert unsplit is not None
+        if split == ALL:
+            return [unsplit]
+        raise FileNotFoundError(
+            f'no split {split!r} in {root}: its images lie in {unsplit} without any split. Make one with `python '
+            f'tools/split_dataset.py {root} NEW_FOLDER`, which copies nothing, and use NEW_FOLDER as data_root; or use '
+            f'all images as one split, {ALL!r}.'
+        )
     keys = f'`{"`, `".join(aliases)}` in {data_yaml.file} and ' if data_yaml.content else ''
     raise FileNotFoundError(
         f'no split {split!r} in {root}: looked for {keys}the folders {listed(folders, len(folders))}. '
@@ -227,33 +292,97 @@ def _sources(data_yaml: DataYaml, split: str) -> list[Path]:
     )
 
 
+def _unsplit_folder(root: Path) -> Path | None:
+    """The folder of images of a dataset without splits, None if there is none."""
+    if (root / 'images').is_dir():
+        return root / 'images'
+    return root if _has_images(root) else None
+
+
+def _has_images(folder: Path) -> bool:
+    """Whether there is an image in a folder itself."""
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        return any(_suffix(entry.name) in IMAGE_SUFFIXES and not entry.name.startswith('.') for entry in entries)
+
+
 def _find_entry(data_yaml: DataYaml, key: str, entry: str) -> Path:
-    candidates = [data_yaml.root / entry]
+    root = data_yaml.root
+    if '\\' in entry and not os.path.lexists(root / entry):
+        entry = entry.replace('\\', '/')
+    candidates = [root / entry]
     if entry.startswith('../'):
         # Roboflow writes ../train/images for the folder train/images beside the yaml file.
-        candidates.append(data_yaml.root / entry.removeprefix('../'))
-    found = [path for path in candidates if path.is_dir() or (path.is_file() and path.suffix.lower() == '.txt')]
-    if len(found) == 2 and not found[0].samefile(found[1]):
+        candidates.append(root / entry.removeprefix('../'))
+    parts = PureWindowsPath(entry).parts
+    if len(parts) > 1 and parts[0] == root.resolve().name:
+        # Its Python package writes crack-3/train/images for it, in crack-3.
+        candidates.append(root.joinpath(*parts[1:]))
+    found = _existing_sources(candidates)
+    if not found:
+        candidates = [root / tail for tail in _own_tails(entry, root, key)]
+        found = _existing_sources(candidates)
+        if len(found) == 1:
+            _warn(f'{data_yaml.file}: `{key}: {entry}` does not exist here, {found[0]} is taken for it')
+    if len(found) > 1:
         raise ValueError(
-            f'{data_yaml.file}: `{key}: {entry}` may mean {found[0]} or, as Roboflow writes it, {found[1]}, and both '
-            'exist. Write the absolute path of the right one.'
+            f'{data_yaml.file}: `{key}: {entry}` may mean {found[0]} or {found[1]}, and both exist: entries of another '
+            'place are also looked up beside the yaml file, as Roboflow writes them. Write the absolute path of the '
+            'right one.'
         )
     if found:
         # Where an entry names the folder above, the masks or previews in it are no images of the dataset.
         inner = found[0] / 'images'
         return inner if inner.is_dir() else found[0]
+    looked_for = list(dict.fromkeys([root / entry, *candidates]))
     raise FileNotFoundError(
-        f'{data_yaml.file}: `{key}: {entry}` leads to no folder and no .txt list: looked for {listed(candidates)}. '
+        f'{data_yaml.file}: `{key}: {entry}` leads to no folder and no .txt list: looked for {listed(looked_for)}. '
         f'There is {_existing(data_yaml)}. Correct the entry, or delete it to have the folders found by their names.'
     )
+
+
+def _existing_sources(candidates: Sequence[Path]) -> list[Path]:
+    """Those that are a folder or a list, each once."""
+    found: list[Path] = []
+    for path in candidates:
+        is_source = path.is_dir() or (path.is_file() and path.suffix.lower() == '.txt')
+        if is_source and not any(path.samefile(other) for other in found):
+            found.append(path)
+    return found
+
+
+def _own_tails(entry: str, root: Path, key: str | None = None) -> list[Path]:
+    """What a path of another machine may be in this dataset: its ends, the longest first, written with / or \\.
+
+    An end has what tells the splits apart: of ``/content/crack-3/train/images`` it is ``train/images`` at least,
+    because ``images`` could be those of all splits or of another.
+    """
+    path = PureWindowsPath(entry)
+    parts = [part for part in path.parts if part not in ('..', path.anchor)]
+    if not parts:
+        return []
+    names = {*_SPLITS, key}
+    first = max((i for i, part in enumerate(parts) if part in names), default=len(parts) - 1)
+    if parts[first] in names:
+        first -= first > 0 and parts[first - 1] == 'images'
+    elif (parts[first] == 'images' or _suffix(parts[first]) in IMAGE_SUFFIXES) and (
+        first == 0 or parts[first - 1] != root.resolve().name
+    ):
+        first -= 1
+    return [Path(*parts[start:]) for start in range(max(first, 0) + 1)]
 
 
 def _existing(data_yaml: DataYaml) -> str:
     """What splits there are, in words."""
     root = data_yaml.root
-    folders = sorted(str(folder) for folder in [*root.glob('*/images'), *root.glob('images/*')] if folder.is_dir())
-    keys = [key for key in ('train', *_VALIDATION, 'test') if data_yaml.content.get(key)]
+    folders = [folder for folder in [*root.glob('*/images'), *root.glob('images/*')] if folder.is_dir()]
+    folders = sorted([*folders, *(root / name for name in _SPLITS if _has_images(root / name))])
+    keys = [key for key in _SPLITS if data_yaml.content.get(key)]
     parts = [f'the folder {folder}' for folder in folders] + [f'`{key}` in {data_yaml.file}' for key in keys]
+    unsplit = _unsplit_folder(root)
+    if unsplit is not None and not folders:
+        parts.append(f'the folder {unsplit}, which is no split')
     return ', '.join(parts) or 'no folder of images'
 
 
@@ -272,12 +401,12 @@ class _Folder:
         self.selected: set[str] = set()
 
 
-def _list_images(sources: Sequence[Path], progress: tqdm) -> dict[Path, _Folder]:
-    """The folders that hold images of the split."""
+def _list_images(sources: Sequence[Path], progress: tqdm, nested: bool) -> dict[Path, _Folder]:
+    """The folders that hold images of the split; ``nested`` ones, too, or the sources alone."""
     folders: dict[Path, _Folder] = {}
     for source in sources:
         if source.is_dir():
-            for path in _subfolders(source):
+            for path in _subfolders(source) if nested else [source]:
                 folder = folders.setdefault(path, _Folder(path, progress))
                 folder.selected |= folder.images
         else:
@@ -291,6 +420,19 @@ def _select_from_list(list_file: Path, folders: dict[Path, _Folder], progress: t
     images = [list_file.parent / os.fsdecode(line) for line in lines if line]
     if len(set(images)) < len(images):
         _warn(f'{list_file} lists {len(images) - len(set(images))} images more than once, which are taken once')
+    missing = _select(images, folders, progress)
+    if missing:
+        moved = _moved_images([os.fsdecode(line) for line in lines], missing, list_file)
+        missing = _select(moved, folders, progress) if moved else missing
+    if missing:
+        raise FileNotFoundError(
+            f'{list_file} lists {len(missing)} images that do not exist: {listed(missing)}. Its lines are paths '
+            'relative to its own folder; correct them, or copy the images there.'
+        )
+
+
+def _select(images: Sequence[Path], folders: dict[Path, _Folder], progress: tqdm) -> list[Path]:
+    """Select images in their folders; returns those that do not exist."""
     missing = []
     for image in images:
         if image.parent not in folders and image.parent.is_dir():
@@ -299,11 +441,24 @@ def _select_from_list(list_file: Path, folders: dict[Path, _Folder], progress: t
             folders[image.parent].selected.add(image.name)
         else:
             missing.append(image)
-    if missing:
-        raise FileNotFoundError(
-            f'{list_file} lists {len(missing)} images that do not exist: {listed(missing)}. Its lines are paths '
-            'relative to its own folder; correct them, or copy the images there.'
-        )
+    return missing
+
+
+def _moved_images(lines: Sequence[str], missing: Sequence[Path], list_file: Path) -> list[Path]:
+    """Where the missing images of a list of another machine are here; empty if that is not clear."""
+    root = list_file.parent
+    lost = set(missing)
+    paths = [PureWindowsPath(line).parts for line in lines if line and root / line in lost]
+    tails = [tail for tail in _own_tails('/'.join(paths[0]), root) if (root / tail).is_file()]
+    if len(tails) != 1:
+        return []
+    # The same folders are left out of all lines, so that no two images become one.
+    dropped = len(paths[0]) - len(tails[0].parts)
+    if any(path[:dropped] != paths[0][:dropped] for path in paths):
+        return []
+    place = PureWindowsPath(*paths[0][:dropped]).as_posix()
+    _warn(f'{list_file} lists images in {place}, which is not here, and their folders beside the list are taken')
+    return [root.joinpath(*path[dropped:]) for path in paths]
 
 
 def _subfolders(root: Path) -> Iterator[Path]:
@@ -326,6 +481,67 @@ def _label_folder(image_folder: Path, name: str) -> Path:
     return Path(*parts[:last], name, *parts[last + 1 :])
 
 
+def _prefer_labels_beside(folders: Mapping[Path, _Folder], label_folders: dict[Path, Path]) -> None:
+    """Where there is no folder of labels, and labels lie beside the images, take those."""
+    for path, folder in folders.items():
+        if label_folders[path] == path or label_folders[path].is_dir():
+            continue
+        if _stems_with_label(folder):
+            _warn(f'{label_folders[path]} does not exist, the labels beside the images in {path} are taken')
+            label_folders[path] = path
+
+
+def _check_other_labels(folders: Mapping[Path, _Folder], label_folders: Mapping[Path, Path], files: SplitFiles) -> None:
+    """Raise ``FileNotFoundError`` for files beside the images that look like their labels but are not read as such.
+
+    Masks would become photographs, and the images whose labels have another format would be background.
+    """
+    unlabelled: dict[Path, set[str]] = defaultdict(set)
+    for image in files.unlabelled:
+        folder_path, _, name = image.rpartition('/')
+        unlabelled[Path(folder_path)].add(name)
+    masks: list[Path] = []
+    others: list[Path] = []
+    for path, folder in folders.items():
+        by_stem: dict[str, list[str]] = defaultdict(list)
+        for name in sorted(folder.images, key=lambda name: (_suffix(name) not in _PHOTO_SUFFIXES, name)):
+            by_stem[_stem(name)].append(name)
+        suspects = {name for name in unlabelled[path] if _is_mask_of_another(name, by_stem, folder.images)}
+        if label_folders[path] == path:
+            suspects.update(name for names in by_stem.values() for name in names[1:])
+            with_label = _stems_with_label(folder)
+            for name in folder.files - folder.images:
+                is_missed = not with_label or _stem(name) in by_stem.keys() - with_label
+                if _suffix(name) in _LABEL_SUFFIXES and is_missed:
+                    others.append(path / name)
+        masks += [path / name for name in suspects & folder.selected]
+    if masks:
+        raise FileNotFoundError(
+            f'{len(masks)} of the {len(files.pairs)} images look like masks of others: {listed(sorted(masks))}. '
+            'Read as photographs, they would be background. Move masks to a folder `masks` in the place of the folder '
+            "`images` and set annotations='masks', or write labels with tools/convert_masks_to_yolo.py; rename what is "
+            'no mask.'
+        )
+    if others and files.unlabelled:
+        raise FileNotFoundError(
+            f'{len(files.unlabelled)} of the {len(files.pairs)} images have no label NAME.txt, but there are '
+            f'{len(others)} other files beside them that look like labels: {listed(sorted(others))}. Read as they are, '
+            'the images would be background. Convert those files to YOLO (COCO: tools/convert_coco_to_yolo.py). If the '
+            'images really are background, move the files away, or add empty files NAME.txt.'
+        )
+
+
+def _stems_with_label(folder: _Folder) -> set[str]:
+    """The images, without suffix, that have a label beside them."""
+    return {_stem(name) for name in folder.files if _suffix(name) == '.txt'} & {_stem(name) for name in folder.images}
+
+
+def _is_mask_of_another(name: str, stems: Container[str], images: set[str]) -> bool:
+    match = _MASK_NAME.fullmatch(_stem(name))
+    other = match and (match['image'] or match['other'])
+    return bool(other) and (other in stems or other in images)
+
+
 def _match(
     folders: Mapping[Path, _Folder],
     label_folders: Mapping[Path, Path],
@@ -341,9 +557,9 @@ def _match(
     for path, folder in folders.items():
         label_folder = label_folders[path]
         names = labels.get(label_folder, {})
-        without_image = names.keys() - {_stem(name) for name in folder.images}
+        without_image = names.keys() - {_stem(name) for name in folder.images} - {_stem(_CLASS_LIST)}
         orphans += [f'{label_folder}/{names[stem]}' for stem in without_image]
-        # A text file beside the images is a label.
+        # A text file beside the images is a label, and a list of classes is read.
         others += [f'{path}/{name}' for name in folder.files - folder.images if _suffix(name) != '.txt']
         for name in folder.selected:
             image, stem = f'{path}/{name}', _stem(name)

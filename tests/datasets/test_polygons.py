@@ -127,6 +127,46 @@ def test_one_pixel_outside_is_clipped_and_further_is_an_error():
     assert 'more than one pixel outside' in message_of(line.format(x=edge, y0=-1.1 / height))
 
 
+@settings(deadline=None)
+@given(
+    pixels=st.lists(st.tuples(st.integers(-10, 19), st.integers(-20, 39)), min_size=3, max_size=7),
+    boxes=st.just('fill'),
+)
+def test_clipping_is_cropping_a_larger_image(pixels, boxes):
+    height, width = SHAPE
+    text = '0 ' + ' '.join(f'{x / width:.6f} {y / height:.6f}' for x, y in pixels)
+    larger = np.zeros((3 * height, 3 * width), np.uint8)
+    cv2.fillPoly(larger, [np.add(pixels, (width, height))], 1)
+    cropped = larger[height : 2 * height, width : 2 * width]
+    inside = np.array(pixels).min() >= 0 and (np.array(pixels).max(axis=0) <= [width, height]).all()
+    label_map = read_mask(text, boxes=boxes, outside='clip')
+    if inside or not cropped.any():  # a polygon that is at most a pixel outside does not vanish
+        assert (label_map >= cropped).all()
+    else:
+        np.testing.assert_array_equal(label_map, cropped)
+
+
+def test_clipping_boxes_and_what_is_all_outside():
+    np.testing.assert_array_equal(
+        read_mask('0 1 0.5 0.4 0.2', boxes='fill', outside='clip'), read_mask('0 0.8 0.4 1 0.4 1 0.6 0.8 0.6')
+    )
+    far, near = '0 1.5 0.1 1.7 0.1 1.5 0.9', '0 1.08 0.1 1.08 0.5 1.08 0.9'
+    assert not read_mask(far, outside='clip').any()
+    np.testing.assert_array_equal(read_mask(near, outside='clip'), read_mask(near))
+    assert read_mask(near).any()
+
+
+def test_which_points_outside_are_refused():
+    assert "outside='clip' of the dataset, --outside clip of the tools" in message_of('0 0.1 0.1 1.3 0.1 0.5 0.9')
+    for outside in ('error', 'clip'):
+        message = message_of('0 1 1 9 2 5 18', outside=outside)  # pixels
+        assert 'point 2 of 3' in message
+        assert 'Pixel coordinates have to be divided by the image size' in message
+        assert '--outside' not in message
+    with pytest.raises(ValueError, match="outside='cut' is not known"):
+        parse_labels('', SHAPE, outside='cut')
+
+
 def test_a_coordinate_of_one_reaches_the_last_pixel():
     assert read_mask('0 0 0 1 0 1 1 0 1').all()
 
@@ -187,10 +227,11 @@ texts = st.lists(lines, max_size=4).map('\n'.join)
     content=st.one_of(texts, st.text(), st.binary()),
     names=st.sampled_from([None, ['crack']]),
     boxes=st.sampled_from(['error', 'fill', 'drop']),
+    outside=st.sampled_from(['error', 'clip']),
 )
-def test_any_text_ends_in_a_mask_or_a_label_error(content, names, boxes):
+def test_any_text_ends_in_a_mask_or_a_label_error(content, names, boxes, outside):
     try:
-        label_map = read_mask(content, names=names, boxes=boxes)
+        label_map = read_mask(content, names=names, boxes=boxes, outside=outside)
     except LabelError as error:
         assert str(error).startswith('label text, line ')
     else:

@@ -96,6 +96,21 @@ def test_names_that_disagree(tmp_path, names, message):
         YOLOCrackDataset(make_dataset(tmp_path, names=names), classes=('crack', 'spalling'))
 
 
+def test_names_of_a_class_list_are_those_of_data_yaml(tmp_path):
+    make_dataset(tmp_path)
+    (tmp_path / 'classes.txt').write_text('Riss\n')
+    with pytest.raises(ValueError, match=r"classes\.txt: the names \['Riss'\] .* class_map=\{'Riss': 'crack'\}"):
+        YOLOCrackDataset(tmp_path)
+    assert labels_of(YOLOCrackDataset(tmp_path, class_map={'Riss': 'crack'}, pipeline=PIPELINE)).any()
+
+
+def test_clipping_reaches_the_transform(tmp_path):
+    make_dataset(tmp_path, '0 0 0 1.5 0 1.5 1 0 1')
+    assert labels_of(YOLOCrackDataset(tmp_path, outside='clip', pipeline=PIPELINE)).all()
+    with pytest.raises(LabelError, match="outside='clip' of the dataset"):
+        YOLOCrackDataset(tmp_path, pipeline=PIPELINE)[0]
+
+
 @pytest.mark.parametrize('class_map', [{'0': 'crack'}, {0: 'crack'}])
 def test_names_that_are_numbers(tmp_path, class_map):
     make_dataset(tmp_path, names="['0']")
@@ -167,6 +182,7 @@ def test_class_map_needs_names(root):
         ({'classes': [str(i) for i in range(255)]}, '255 names: one to 254'),
         ({'missing_label': 'skip'}, "missing_label='skip' is not known"),
         ({'boxes': 'keep'}, "boxes='keep' is not known"),
+        ({'outside': 'cut'}, "outside='cut' is not known"),
         ({'metainfo': {'classes': ('background', 'rust')}}, r"\['rust'\], but the dataset has"),
     ],
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from crack_plugin.datasets import yolo_layout
-from crack_plugin.datasets.yolo_layout import SplitFiles, count_suffixes, find_split, read_data_yaml
+from crack_plugin.datasets.yolo_layout import SplitFiles, count_suffixes, find_split, is_unsplit, read_data_yaml
 
 
 def touch(root: Path, *names: str) -> None:
@@ -57,6 +57,16 @@ def test_val_and_valid_are_the_same_split(tmp_path, on_disk, asked, in_yaml):
         'path: {root}\ntrain: train/images',
         'path: .\ntrain: train/images',
         'path: /no/such/folder\ntrain: train/images',
+        'path: C:\\data\\export\ntrain: train\\images',
+        'train: export/train/images',  # Roboflow's Python package
+        'train: crack-3/train/images',  # and the folder has been renamed
+        'train: /content/crack-3/train/images',
+        'train: /content/images/crack-3/train/images',
+        'train: /content/crack-3/train',
+        'train: C:\\Users\\me\\crack-3\\train\\images',
+        'train: ..\\train\\images',
+        'train: ../datasets/crack-3/train/images/',
+        'train: /content/crack-3/train.txt',
         'train: train.txt',
         'val: elsewhere',
     ],
@@ -90,6 +100,165 @@ def test_entry_that_may_mean_two_folders(tmp_path):
         found(tmp_path / 'export')
     (tmp_path / 'export/data.yaml').write_text(f'train: {tmp_path}/export/train/images')
     assert len(found(tmp_path / 'export').pairs) == 1
+
+
+@pytest.mark.parametrize('entry', ['/content/crack-3/train/images', 'C:\\x\\train\\images', 'crack-3/train/images'])
+def test_a_path_of_another_machine_is_reported(tmp_path, log, entry):
+    touch(tmp_path, 'train/images/a.jpg', 'train/labels/a.txt')
+    (tmp_path / 'data.yaml').write_text(f'train: {entry}')
+    assert len(found(tmp_path).pairs) == 1
+    (message,) = log
+    assert f'does not exist here, {tmp_path}/train/images is taken for it' in message
+
+
+@pytest.mark.parametrize(
+    ('entry', 'others'),
+    [
+        ('/content/crack-3/train/images', ['images/a.jpg', 'labels/a.txt']),
+        ('/content/crack-3/images/train', ['images/val/a.jpg', 'train/a.jpg']),
+        ('/content/crack-3/fold1/images', ['images/a.jpg', 'labels/a.txt']),
+        ('/content/train/crack-3/images', ['images/a.jpg']),
+        ('crack-3/train/images', ['valid/images/a.jpg', 'test/images/a.jpg']),
+    ],
+)
+def test_another_folder_is_not_taken_for_one_of_another_machine(tmp_path, entry, others):
+    touch(tmp_path, *others)
+    (tmp_path / 'data.yaml').write_text(f'train: {entry}')
+    with pytest.raises(FileNotFoundError, match='leads to no folder'):
+        found(tmp_path)
+
+
+@pytest.mark.parametrize('entry', ['/content/crack-3/train/images', 'export/train/images', '..\\train\\images'])
+def test_a_path_of_another_machine_that_may_mean_two_folders(tmp_path, entry):
+    root = tmp_path / 'export'
+    touch(root, 'train/images/a.jpg', 'crack-3/train/images/b.jpg', 'export/train/images/c.jpg')
+    touch(tmp_path, 'train/images/d.jpg')
+    (root / 'data.yaml').write_text(f'train: {entry}')
+    with pytest.raises(ValueError, match='and both exist'):
+        found(root)
+
+
+def test_a_list_of_another_machine(tmp_path, log):
+    root = tmp_path / 'export'
+    touch(root, 'obj_train_data/a.jpg', 'obj_train_data/a.txt', 'obj_train_data/b.jpg', 'obj_train_data/b.txt')
+    (root / 'data.yaml').write_text('train: train.txt')
+    for place in ('data/', '/content/export/', 'C:\\export\\', './data/'):
+        (root / 'train.txt').write_text(f'{place}obj_train_data/a.jpg\n{place}obj_train_data/b.jpg\n')
+        assert [Path(image).name for image, _ in found(root).pairs] == ['a.jpg', 'b.jpg']
+    assert len(log) == 4
+    (root / 'train.txt').write_text('data/obj_train_data/a.jpg\nother/obj_train_data/b.jpg\n')
+    with pytest.raises(FileNotFoundError, match='lists 2 images that do not exist'):
+        found(root)
+
+
+@pytest.mark.parametrize(
+    ('images', 'labels'), [('images', 'labels'), ('.', '.'), ('images/site', 'labels/site')], ids=str
+)
+def test_a_dataset_without_splits(tmp_path, images, labels):
+    touch(tmp_path, f'{images}/a.jpg', f'{images}/b.JPG', f'{labels}/a.txt', 'notes.json', 'masks/a.png')
+    (tmp_path / 'classes.txt').write_bytes(b'\xef\xbb\xbfcrack\r\nscale bar\r\n\r\n')
+    data_yaml = read_data_yaml(tmp_path)
+    assert data_yaml.names == ['crack', 'scale bar']
+    assert is_unsplit(data_yaml)
+    files = found(tmp_path, 'all')
+    assert [Path(image).name for image, _ in files.pairs] == ['a.jpg', 'b.JPG']
+    assert [Path(image).name for image in files.unlabelled] == ['b.JPG']
+    assert files.orphans == []
+    for split in ('train', 'val'):
+        with pytest.raises(FileNotFoundError) as error:
+            found(tmp_path, split)
+        assert_message(error, [f'no split {split!r}', f'python tools/split_dataset.py {tmp_path} NEW_FOLDER', "'all'"])
+
+
+@pytest.mark.parametrize('names', [['train/images/a.jpg'], ['images/val/a.jpg'], ['valid/a.jpg'], ['notes.json']])
+def test_what_is_not_without_splits(tmp_path, names):
+    touch(tmp_path, *names)
+    assert not is_unsplit(read_data_yaml(tmp_path))
+    touch(tmp_path, 'images/b.jpg')
+    (tmp_path / 'data.yaml').write_text('train: images')
+    assert not is_unsplit(read_data_yaml(tmp_path))
+
+
+def test_classes_beside_the_labels(tmp_path):
+    touch(tmp_path, 'images/a.jpg', 'labels/a.txt')
+    (tmp_path / 'labels/classes.txt').write_text('rust\ncrack')
+    assert read_data_yaml(tmp_path).names == ['rust', 'crack']
+    assert found(tmp_path, 'all').orphans == []
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [(b'', 'line 1: no class name'), (b'a\n\nb\n', 'line 2: no class name'), (b'Ri\xdf', 'cannot be read')],
+)
+def test_faulty_class_list(tmp_path, content, message):
+    (tmp_path / 'classes.txt').write_bytes(content)
+    with pytest.raises(ValueError, match=rf'classes\.txt.*{message}'):
+        read_data_yaml(tmp_path)
+
+
+def test_split_folder_without_a_folder_images(tmp_path):
+    touch(tmp_path, 'train/a.jpg', 'train/a.txt', 'valid/b.jpg', 'valid/_annotations.coco.json')
+    assert relative_pairs(tmp_path, found(tmp_path)) == [('train/a.jpg', 'train/a.txt')]
+    with pytest.raises(FileNotFoundError, match=r'look like labels: .*_annotations\.coco\.json.*convert_coco_to_yolo'):
+        found(tmp_path, 'val')
+
+
+def test_labels_beside_images_in_a_folder_of_that_name(tmp_path, log):
+    touch(tmp_path, 'images/a.jpg', 'images/a.txt', 'images/b.jpg')
+    assert found(tmp_path, 'all').unlabelled == [str(tmp_path / 'images/b.jpg')]
+    (message,) = log
+    assert 'the labels beside the images' in message
+
+
+@pytest.mark.parametrize(
+    'others',
+    [
+        ['a_mask.png'],
+        ['a_mask.png', 'a.txt'],
+        ['a-GT.bmp', 'a.txt'],
+        ['a_label_2.tif', 'a.txt'],
+        ['mask_a.png', 'a.txt'],
+        ['a.jpg_segmentation.png', 'a.txt'],
+        ['a.png'],
+        ['a.png', 'a.txt'],
+        ['a.json'],
+        ['a.xml'],
+        ['b.jpg', 'b.txt', 'a.json'],
+        ['classes.txt'],
+        ['_annotations.coco.json'],
+    ],
+    ids=' '.join,
+)
+def test_other_labels_beside_the_images_are_an_error(tmp_path, others):
+    touch(tmp_path, 'pictures/a.jpg', *(f'pictures/{name}' for name in others))
+    (tmp_path / 'data.yaml').write_text('train: pictures')
+    stray = next(name for name in others if name not in ('a.txt', 'b.jpg', 'b.txt'))
+    with pytest.raises(FileNotFoundError, match=rf'look like (masks of others|labels): {tmp_path}/pictures/{stray}\.'):
+        found(tmp_path)
+
+
+def test_masks_among_the_images_are_an_error(tmp_path):
+    touch(tmp_path, 'train/images/a.jpg', 'train/images/a_mask.png', 'train/labels/a.txt')
+    with pytest.raises(FileNotFoundError, match=r'1 of the 2 images look like masks of others: .*/a_mask\.png'):
+        found(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'others',
+    [
+        ['a.txt', 'a.json', 'a.xml', 'classes.txt', 'instances.json'],
+        ['a.txt', 'b.jpg', 'c.heic', 'Thumbs.db'],
+        ['a.txt', 'wall_mask.png', 'a_2.png', 'mask.jpg', 'anagram.jpg'],
+        ['a.txt', 'a_mask.png', 'a_mask.txt'],  # a picture of a mask, labelled as such
+        ['b.jpg'],
+    ],
+    ids=' '.join,
+)
+def test_what_may_lie_beside_the_images(tmp_path, others):
+    touch(tmp_path, 'pictures/a.jpg', *(f'pictures/{name}' for name in others))
+    (tmp_path / 'data.yaml').write_text('train: pictures')
+    images = [name for name in ['a.jpg', *others] if name.endswith(('.jpg', '.png'))]
+    assert len(found(tmp_path).pairs) == len(images)
 
 
 def test_data_yml(tmp_path):

@@ -193,3 +193,18 @@ def test_split_without_foreground_fails_when_strict(data, check, capsys, annotat
     assert '0 errors, 1 warnings' in out
     assert "1 warning val 1 there is no foreground ('crack'), all is background, in 3 images" in out
     assert check(data, '--annotations', annotations, '--strict') == 1
+
+
+def test_dataset_without_splits(data, check, capsys):
+    unsplit = data.parent / 'unsplit'
+    (data / 'train').rename(unsplit)
+    (unsplit / 'classes.txt').write_text('crack\n')
+    assert check(unsplit, '--strict') == 0
+    assert f'all: {len(list((unsplit / "images").iterdir()))} images' in capsys.readouterr().out
+
+
+def test_labels_across_the_edge(data, check, capsys):
+    first(data / 'train/labels').write_text('0 0.5 0.5 1.2 0.5 1.2 0.6 0.5 0.6\n')
+    assert check(data) == 1
+    assert '--outside' in capsys.readouterr().out
+    assert check(data, '--outside', 'clip', '--strict') == 0

@@ -122,3 +122,19 @@ def test_wrong_use_is_explained(export, tmp_path, tool, capsys):
     main([str(export), str(tmp_path / 'o')])
     assert 'exists' in run_to_error(main, capsys, export, tmp_path / 'o')
     main([str(export), str(tmp_path / 'o'), '--overwrite'])
+
+
+@pytest.mark.parametrize(('images', 'labels'), [('images', 'labels'), ('.', '.'), ('images', 'images')], ids=str)
+def test_a_dataset_without_splits(images, labels, tmp_path, tool):
+    root = tmp_path / 'export'
+    for i in range(10):
+        for folder, suffix in ((images, 'jpg'), (labels, 'txt')):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            (root / folder / f'{i}.{suffix}').touch()
+    (root / 'classes.txt').write_text('Riß\nscale bar\n')
+    tool['main']([str(root), str(tmp_path / 'split')])
+    options = {'classes': ('Riß',), 'class_map': {'scale bar': None}, 'missing_label': 'error'}
+    train, valid = (YOLOCrackDataset(tmp_path / 'split', split, **options) for split in ('train', 'valid'))
+    paths = [dataset.get_data_info(i)['img_path'] for dataset in (train, valid) for i in range(len(dataset))]
+    assert (len(train), len(valid)) == (8, 2)
+    assert sorted(Path(path).resolve() for path in paths) == sorted((root / images).resolve().glob('*.jpg'))
