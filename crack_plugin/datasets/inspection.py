@@ -20,8 +20,9 @@ from skimage.morphology import skeletonize
 from torch.utils.data import DataLoader, Dataset
 
 from crack_plugin.datasets.loading import LoadYOLOPolygons
+from crack_plugin.datasets.photographs import ImageError
 from crack_plugin.datasets.polygons import LabelError, Polygon, parse_lines, rasterize
-from crack_plugin.datasets.yolo_crack import ImageError, YOLOCrackDataset
+from crack_plugin.datasets.yolo_crack import YOLOCrackDataset
 from crack_plugin.datasets.yolo_layout import find_split, listed, read_data_yaml, source_name
 
 HASH_DISTANCE = 8

@@ -6,28 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import cv2
-import numpy as np
-from mmcv.transforms import LoadImageFromFile
 from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
-from PIL import UnidentifiedImageError
-from tifffile import TiffFile, TiffFileError
 
+from crack_plugin.datasets.photographs import with_refusals
 from crack_plugin.datasets.polygons import MAX_CLASSES, Boxes, check_boxes
 from crack_plugin.datasets.yolo_layout import Annotations, DataYaml, SplitFiles, find_split, listed, read_data_yaml
 
 MissingLabel = Literal['background', 'error']
-
-
-# LoadImageFromFile keeps the upper 8 of 16 bits. Where not one value reaches a quarter of the range, the file holds
-# the 10 to 14 bits of a sensor, and the picture would be dark or plain black.
-_DIMMEST_16_BIT = 2**14
-
-
-class ImageError(ValueError):
-    """An image file that cannot be read as it stands. The message names the file and the remedy."""
 
 
 def foreground_palette(count: int) -> list[list[int]]:
@@ -123,6 +110,7 @@ class YOLOCrackDataset(BaseSegDataset):
             test_mode=test_mode,
             lazy_init=lazy_init,
         )
+        self.pipeline.transforms = with_refusals(self.pipeline.transforms)
 
     def get_label_map(self, new_classes: Sequence[str] | None = None) -> dict[int, int] | None:
         """As in ``BaseSegDataset``, but compared with the classes of this instance.
@@ -179,33 +167,14 @@ class YOLOCrackDataset(BaseSegDataset):
         """Run the pipeline on one sample.
 
         Raises:
-            ImageError: The image cannot be read or decoded, or has 16 bits a channel and would turn black or white.
+            ImageError: The image is refused, see ``read_photograph``.
             RuntimeError: The pipeline returned nothing. (``BaseDataset`` would put another sample in its place.)
         """
         info = self.get_data_info(idx)
-        image = info['img_path']
-        loader = next((step for step in self.pipeline.transforms if isinstance(step, LoadImageFromFile)), None)
-        try:
-            if loader is not None and loader.color_type != 'unchanged' and _has_16_bits(image):
-                _check_16_bits(image, loader.imdecode_backend)
-            data = self.pipeline(info)
-        except (AssertionError, cv2.error, UnidentifiedImageError) as error:
-            if not _is_decoding_failure(error, image):
-                raise
-            raise ImageError(
-                f'image {image} cannot be decoded: it is damaged, incomplete, or not what its extension says. Copy or '
-                'export it again, or remove it together with its label.'
-            ) from error
-        except OSError as error:
-            if error.filename != image:
-                raise
-            reason = error.strerror
-            raise ImageError(
-                f'image {image} cannot be read: {reason}. Restore it, or delete it and its label.'
-            ) from error
+        data = self.pipeline(info)
         if data is None:
             raise RuntimeError(
-                f'the pipeline returned nothing for {image}: a transform refused the sample, for instance '
+                f'the pipeline returned nothing for {info["img_path"]}: a transform refused the sample, for instance '
                 'LoadImageFromFile(ignore_empty=True). Remove that option, or the sample.'
             )
         return data
@@ -292,43 +261,6 @@ def _check_agreement(data_yaml: DataYaml, classes: Sequence[str]) -> None:
         fault = f'the names {beyond} are not among' if beyond else f'the names {names} are in another order than'
         remedy += f', or name the classes as the file does: classes={tuple(names)}'
     raise ValueError(f"{data_yaml.file}: {fault} the dataset's classes={tuple(classes)}. {remedy}.")
-
-
-def _is_decoding_failure(error: Exception, image: str) -> bool:
-    """Whether an exception from the pipeline is ``LoadImageFromFile`` at a loss with the bytes of ``image``."""
-    if isinstance(error, cv2.error):
-        # For an empty file, and for a header that claims more than 2 ** 30 pixels. Other undecodable bytes give None,
-        # which LoadImageFromFile asserts against.
-        return error.func in ('imdecode_', 'validateInputImageSize')
-    return isinstance(error, UnidentifiedImageError) or str(error) == f'failed to load image: {image}'
-
-
-def _has_16_bits(image: str) -> bool:
-    """Whether a PNG or TIFF file has 16 bits a channel, from its header alone."""
-    with Path(image).open('rb') as file:
-        head = file.read(26)
-    if head.startswith(b'\x89PNG'):
-        return head[24:25] == b'\x10'
-    if head[:4] not in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
-        return False
-    try:
-        with TiffFile(image) as tiff:
-            return tiff.pages.first.bitspersample == 16
-    except TiffFileError:
-        return False  # damaged: OpenCV has the last word
-
-
-def _check_16_bits(image: str, backend: str) -> None:
-    """Raise ``ImageError`` if ``LoadImageFromFile`` would turn a 16-bit image black or white."""
-    remedy = 'Convert it to 8 bits, with the range of grey values stretched as you want the model to see it.'
-    if backend != 'cv2':
-        raise ImageError(f'image {image} has 16 bits a channel, which imdecode_backend={backend!r} clips. {remedy}')
-    values = cv2.imdecode(np.fromfile(image, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is not None and values.max() < _DIMMEST_16_BIT:
-        raise ImageError(
-            f'image {image} has 16 bits a channel, but its brightest value is {values.max()} of 65535: read as 8 bits '
-            f'it would be all but black. {remedy}'
-        )
 
 
 def _warn(message: str) -> None:

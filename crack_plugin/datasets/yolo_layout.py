@@ -18,7 +18,7 @@ from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from tqdm import tqdm
 
-IMAGE_SUFFIXES = frozenset({'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'})
+from crack_plugin.datasets.photographs import IMAGE_SUFFIXES
 
 Annotations = Literal['polygons', 'masks']
 # What replaces the folder `images`, and the suffix of the files in it.
