@@ -97,6 +97,8 @@ setup(
         # For configs/sam3_lora_crack_aug.py. Brings opencv-python-headless, which fills the same folder as
         # opencv-python: of the same version, both hold the same files but for the windows of cv2.imshow.
         'aug': [ALBUMENTATIONS],
+        # For HEIC photographs, which are read wherever it is installed.
+        'heif': ['pillow-heif'],
         # For tools/export.py; onnxscript is what torch.onnx.export works with.
         'export': EXPORT,
         'dev': [

@@ -394,7 +394,7 @@ def find_sources(patterns: Sequence[str]) -> tuple[list[Source], dict[str, list[
     for pattern in patterns:
         path = Path(pattern)
         if path.is_file():
-            root, files, read = path.parent, [path], {path.suffix.lower()} - UNREAD_SUFFIXES
+            root, files, read = path.parent, [path], frozenset({path.suffix.lower()}) - UNREAD_SUFFIXES
         elif path.is_dir():
             root, files, read = path, _visible_files(path, '**/*'), IMAGE_SUFFIXES
         else:

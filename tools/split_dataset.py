@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f'{args.out / "data.yaml"} exists. Pass --overwrite to replace it and its lists.')
     with readable_errors(parser):
         data_yaml = read_data_yaml(args.data_root)
-        images = [image for image, _ in find_split(data_yaml, args.split, args.annotations).pairs]
+        images = [image for image, _ in find_split(data_yaml, args.split, args.annotations, args.mask_suffix).pairs]
         test = split_sources(data_yaml, 'test') if args.split != 'test' else []
     groups: dict[str, list[str]] = defaultdict(list)
     for image in images:

@@ -94,7 +94,7 @@ def open_split(data_root: Path, split: str, **options: Any) -> tuple[YOLOCrackDa
     severity: Literal['error', 'warning'] = 'error' if options.pop('missing_label', None) == 'error' else 'warning'
     try:
         dataset = YOLOCrackDataset(data_root, split, pipeline=[LoadImageFromFile()], lazy_init=True, **options)
-        files = find_split(read_data_yaml(data_root), split, dataset.annotations)
+        files = find_split(read_data_yaml(data_root), split, dataset.annotations, dataset.mask_suffix)
         dataset.full_init()
     except (FileNotFoundError, ValueError) as error:
         return None, [Problem('error', split, str(error))]

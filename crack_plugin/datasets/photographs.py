@@ -5,7 +5,7 @@ import struct
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import mmcv
@@ -25,18 +25,16 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Suffixes of the files that are read, in lower case. HEIC is read where pillow-heif is installed."""
 
-_RAW_SUFFIXES = (
-    '.3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl '
-    '.sr2 .srf .srw .x3f'
-).split()
-UNREAD_SUFFIXES = (
-    HEIC_SUFFIXES.union(
-        _RAW_SUFFIXES,
-        ['.avif', '.exr', '.gif', '.hdr', '.j2k', '.jp2', '.jpf', '.jpx', '.jxl', '.jxr', '.mpo', '.pbm', '.pgm'],
-        ['.pnm', '.ppm', '.psb', '.psd', '.svg', '.tga'],
-    )
-    - IMAGE_SUFFIXES
-)
+# fmt: off
+UNREAD_SUFFIXES = (HEIC_SUFFIXES | {
+    # raw files of cameras
+    '.3fr', '.arw', '.cr2', '.cr3', '.crw', '.dcr', '.dng', '.erf', '.fff', '.iiq', '.kdc', '.mef', '.mos', '.mrw',
+    '.nef', '.nrw', '.orf', '.pef', '.raf', '.raw', '.rw2', '.rwl', '.sr2', '.srf', '.srw', '.x3f',
+    # others
+    '.avif', '.exr', '.gif', '.hdr', '.j2k', '.jp2', '.jpf', '.jpx', '.jxl', '.jxr', '.mpo', '.pbm', '.pgm', '.pnm',
+    '.ppm', '.psb', '.psd', '.svg', '.tga',
+}) - IMAGE_SUFFIXES
+# fmt: on
 """Suffixes of pictures that are not read, in lower case; a file of any other suffix is taken for no picture."""
 
 # 8 bits are the upper 8 of 16. Where not one value reaches a quarter of the range, the file holds the 10 to 14 bits of
@@ -50,7 +48,7 @@ _DAMAGED = (
 )
 _ONE_PICTURE = 'Only its first picture would be read: save each as a file of its own.'
 # By photometric interpretation of a TIFF file.
-_COLOR_SAMPLES = {
+_COLOR_SAMPLES: dict[int, int] = {
     PHOTOMETRIC.MINISWHITE: 1,
     PHOTOMETRIC.MINISBLACK: 1,
     PHOTOMETRIC.PALETTE: 1,
@@ -158,7 +156,7 @@ def with_refusals(transforms: Iterable[Any]) -> list[Any]:
 
 def _like(loader: LoadImageFromFile) -> LoadPhotograph:
     own = LoadPhotograph()
-    vars(own).update(vars(loader))
+    own.__dict__.update(vars(loader))
     return own
 
 

@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
+from crack_plugin.datasets.masks import check_threshold
 from crack_plugin.datasets.photographs import with_refusals
 from crack_plugin.datasets.polygons import MAX_CLASSES, Boxes, check_boxes
 from crack_plugin.datasets.yolo_layout import Annotations, DataYaml, SplitFiles, find_split, listed, read_data_yaml
@@ -47,9 +48,12 @@ class YOLOCrackDataset(BaseSegDataset):
         class_map: Name in ``data.yaml`` to name in ``classes``, or to None to leave its polygons out. It lets several
             names be one class; names it does not mention stand for themselves. Names that are numbers, as in Roboflow's
             ``names: ['0']``, may be written as numbers.
-        annotations: 'polygons', or 'masks': the label of an image is the PNG file of its name (0 and 255, or 0 and 1)
-            in the folder ``masks``, in the place of the folder ``images``. Masks have one class, whatever the ``names``
-            in ``data.yaml`` are.
+        annotations: 'polygons', or 'masks': the label of an image is the file of its name (PNG, JPEG, BMP, TIFF or
+            WebP, see ``read_mask``) in the folder ``masks``, in the place of the folder ``images``, or beside the
+            images, see ``find_split``. Masks have one class, whatever the ``names`` in ``data.yaml`` are.
+        mask_suffix: What follows the image's name in the mask's: '_mask' for ``NAME_mask.png``.
+        mask_threshold: For masks with grey levels or soft edges: levels above are foreground. None: such masks are
+            errors.
         metainfo: As in ``BaseSegDataset``: with a selection of ``classes``, the others are ignored (label 255).
         pipeline: As in ``BaseSegDataset``.
         indices: As in ``BaseSegDataset``.
@@ -73,6 +77,8 @@ class YOLOCrackDataset(BaseSegDataset):
         boxes: Boxes = 'error',
         class_map: Mapping[str, str | None] | None = None,
         annotations: Annotations = 'polygons',
+        mask_suffix: str = '',
+        mask_threshold: int | None = None,
         metainfo: Mapping[str, Any] | None = None,
         pipeline: Sequence[dict | Callable] = (),
         indices: int | Sequence[int] | None = None,
@@ -87,11 +93,16 @@ class YOLOCrackDataset(BaseSegDataset):
             raise ValueError(f"annotations={annotations!r} is not known: 'polygons' or 'masks'")
         if annotations == 'masks' and (len(classes) != 1 or class_map):
             raise ValueError("annotations='masks' has one class: set one name as `classes`, and no class_map")
+        if annotations != 'masks' and (mask_suffix or mask_threshold is not None):
+            raise ValueError("mask_suffix and mask_threshold are for annotations='masks'")
+        check_threshold(mask_threshold)
         self.split = split
         self.foreground = _checked_classes(classes)
         self.class_map = class_map
         self.missing_label = missing_label
         self.annotations = annotations
+        self.mask_suffix = mask_suffix
+        self.mask_threshold = mask_threshold
         self.boxes = boxes
         # By YOLO id, the same for all samples; known once data.yaml has been read.
         self._yolo_names: list[str] = []
@@ -143,7 +154,7 @@ class YOLOCrackDataset(BaseSegDataset):
         data_yaml = read_data_yaml(Path(self.data_root))
         if self.annotations == 'polygons':  # masks have no class ids that the names could be of
             self._yolo_names, self._yolo_labels = _match_classes(data_yaml, self.foreground, self.class_map)
-        files = find_split(data_yaml, self.split, self.annotations)
+        files = find_split(data_yaml, self.split, self.annotations, self.mask_suffix)
         self._check_completeness(files)
         return [{'img_path': image, 'label_path': label} for image, label in files.pairs]
 
@@ -153,6 +164,7 @@ class YOLOCrackDataset(BaseSegDataset):
         info.update(
             missing_label=self.missing_label,
             annotations=self.annotations,
+            mask_threshold=self.mask_threshold,
             boxes=self.boxes,
             yolo_names=self._yolo_names,
             yolo_labels=self._yolo_labels,
