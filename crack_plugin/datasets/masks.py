@@ -1,6 +1,7 @@
 """Binary masks in image files."""
 
 import io
+import struct
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -28,6 +29,8 @@ _FORMATS: dict[bytes, type[ImageFile]] = {
     b'MM\0*': TiffImageFile,
     b'RIFF': WebPImageFile,
 }
+# What Pillow raises for damaged files.
+_DAMAGES = (EOFError, KeyError, OSError, OverflowError, struct.error, SyntaxError, TypeError, ValueError)
 # More than these are no classes, each drawn in its colour, but shades.
 _MAX_COLORS = 64
 
@@ -149,7 +152,9 @@ def _decode(path: Path) -> np.ndarray:
             pages = getattr(opened, 'n_frames', 1)
             opened.load()
             image: Image.Image = ImageOps.exif_transpose(opened)
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for damaged files
+    except Image.DecompressionBombError as error:
+        raise LabelError(f'{path} is larger than Pillow reads of a TIFF file: {error}. Save it as PNG.') from error
+    except _DAMAGES as error:
         raise LabelError(f'{path} cannot be read as an image: {error}. Export it again.') from error
     if pages > 1:
         raise LabelError(f'{path} holds {pages} pictures. Save the mask as a file of its own.')

@@ -89,16 +89,15 @@ def read_photograph(
             content = fileio.get(path)
         except OSError as error:
             raise _unreadable(path, error) from error
-    if color_type != 'unchanged':
-        fault = _fault(content, backend)
-        if fault:
-            raise ImageError(f'image {path} {fault}')
     try:
-        image = _decode(content, color_type, backend)
+        fault = _fault(content, backend) if color_type != 'unchanged' else None
+        image = _decode(content, color_type, backend) if fault is None else None
     except (cv2.error, OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         if isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem:
             raise
         raise _undecodable(path, content) from error
+    if fault is not None:
+        raise ImageError(f'image {path} {fault}')
     if image is None:
         raise _undecodable(path, content)
     return image
@@ -188,12 +187,16 @@ def _fault(content: bytes, backend: str) -> str | None:
 
 def _fault_of_tiff(content: bytes, backend: str) -> str | None:
     try:
-        with TiffFile(io.BytesIO(content)) as tiff:
-            pages = [page.aspage() for page in tiff.pages]
-        # Previews and transparency lie beside the picture; a file that begins with a preview is a camera's raw file.
-        pictures = [page for page in pages if not page.is_reduced and not page.is_mask]
-    except (IndexError, TypeError, ValueError, struct.error):  # what tifffile raises for damaged headers
+        return _fault_of_pages(content, backend)
+    except (IndexError, KeyError, TypeError, ValueError, struct.error):  # what tifffile raises for damaged headers
         return _DAMAGED
+
+
+def _fault_of_pages(content: bytes, backend: str) -> str | None:
+    with TiffFile(io.BytesIO(content)) as tiff:
+        pages = [page.aspage() for page in tiff.pages]
+    # Previews and transparency lie beside the picture; a file that begins with a preview is a camera's raw file.
+    pictures = [page for page in pages if not page.is_reduced and not page.is_mask]
     if not pictures or pictures[0] is not pages[0]:
         return 'begins with a preview, as raw files of cameras do. Convert it to JPEG or PNG.'
     if len(pictures) > 1:

@@ -77,6 +77,25 @@ def test_faulty_mask_is_named(images, content, message):
         dataset[0]
 
 
+@pytest.mark.parametrize('suffix', ['png', 'jpg', 'bmp', 'tif', 'webp'])
+def test_damaged_masks_are_named(tmp_path, mask, suffix):
+    """Cut short, or with wrong bytes in the header: a mask or a ``LabelError``, nothing else."""
+    path = tmp_path / f'a.{suffix}'
+    content = cv2.imencode(f'.{suffix}', mask * 255)[1].tobytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(content)
+        damaged[rng.integers(8, 60)] = rng.integers(256)
+        path.write_bytes(damaged[: rng.integers(len(damaged) // 2, len(damaged))])
+        try:
+            read_mask(path)
+        except LabelError as error:
+            refused += 1
+            assert str(path) in str(error)
+    assert refused > 30
+
+
 def test_masks_whatever_the_names_of_polygons_are(images, mask):
     (root_of(images) / 'data.yaml').write_text('names: [background, Riss]')
     dataset = YOLOCrackDataset(root_of(images), annotations='masks', pipeline=PIPELINE)
