@@ -102,6 +102,8 @@ setup(
         'coco': COCO,
         # For configs/sam3_lora_crack_aug.py.
         'aug': AUGMENTATION,
+        # For HEIC photographs, which are read wherever it is installed.
+        'heif': ['pillow-heif>=1.8.1'],
         # For tools/export.py; onnxscript is what torch.onnx.export works with.
         'export': EXPORT,
         'dev': [

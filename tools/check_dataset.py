@@ -12,6 +12,7 @@ import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -62,7 +63,7 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     samples: list[Sample] = []
     problems: list[Problem] = []
     for split in selected_splits(args):
-        dataset, found = open_split(args.data_root, split, annotations=args.annotations, **dataset_options(args))
+        dataset, found = open_split(args.data_root, split, **_label_options(args), **dataset_options(args))
         problems += found
         if dataset is not None:
             datasets[split] = dataset
@@ -96,6 +97,9 @@ def _build_parser() -> argparse.ArgumentParser:
     add_dataset_arguments(parser)
     add_annotations_argument(parser)
     parser.add_argument(
+        '--mask-threshold', type=int, metavar='LEVEL', help='levels of masks above this (0 to 254) are foreground'
+    )
+    parser.add_argument(
         '--image-size',
         type=_pixels,
         default=1008,
@@ -117,6 +121,10 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--workers', type=_count, default=2, metavar='N', help='processes (default: %(default)s)')
     return parser
+
+
+def _label_options(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in ('annotations', 'mask_suffix', 'mask_threshold')}
 
 
 def _check_writable(parser: argparse.ArgumentParser, option: str, path: Path) -> None:

@@ -331,7 +331,10 @@ def add_annotations_argument(parser: argparse.ArgumentParser) -> None:
         '--annotations',
         choices=['polygons', 'masks'],
         default='polygons',
-        help='labels/NAME.txt, or masks/NAME.png of 0 and 255 or 0 and 1 (default: %(default)s)',
+        help='labels/NAME.txt, or masks/NAME.png (or .jpg, .bmp, .tif, .webp) (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--mask-suffix', default='', metavar='TEXT', help="what follows an image's name in its mask's: _mask"
     )
 
 

@@ -1,17 +1,27 @@
-"""Convert a folder of PNG masks (0/255 or 0/1) to YOLO polygon labels: OUT/MASK_NAME.txt.
+"""Convert a folder of masks to YOLO polygon labels: OUT/NAME.txt.
 
-Reading the labels back gives the masks pixel for pixel, holes included. An empty mask becomes an empty file.
+Masks are PNG, JPEG, BMP, TIFF or WebP files. Read is what a viewer displays: 255 or 1 is foreground on 0; in a colour
+mask, every colour other than black. Grey levels and soft edges need a --threshold. Files of other formats that have the
+name of a PNG are taken for the photographs, and so is what lacks the --mask-suffix.
+
+Reading the labels back gives the masks pixel for pixel, holes included. An empty mask becomes an empty file. Masks that
+cannot be read do not stop the others: they are listed at the end, and the exit code is 1.
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.utils import track_iter_progress
 
-from crack_plugin.datasets.masks import read_mask
+from crack_plugin.datasets.masks import MASK_SUFFIXES, check_threshold, read_mask
 from crack_plugin.datasets.polygons import MAX_CLASSES, LabelError, format_labels
+from crack_plugin.datasets.yolo_layout import listed
 from crack_plugin.files import write_atomically
+
+# Of the masks that cannot be read, so many are shown.
+_SHOWN = 10
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,37 +30,96 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not 0 <= args.class_id < MAX_CLASSES:
         parser.error(f'--class-id {args.class_id}: ids from 0 to {MAX_CLASSES - 1} are possible')
+    try:
+        check_threshold(args.threshold)
+    except ValueError as error:
+        parser.error(f'--threshold: {error}')
     if not args.masks.is_dir():
         parser.error(f'{args.masks} is no folder')
-    masks = sorted(path for path in args.masks.iterdir() if path.suffix.lower() == '.png' and path.name[0] != '.')
-    if not masks:
-        parser.error(f'no .png in {args.masks}')
-    existing = [mask for mask in masks if _label_path(mask, args.out).exists()]
+    masks = _find_masks(parser, args.masks, args.mask_suffix)
+    labels = {path: args.out / f'{path.stem.removesuffix(args.mask_suffix)}.txt' for path in masks}
+    existing = [label for label in labels.values() if label.exists()]
     if existing and not args.overwrite:
-        first = _label_path(existing[0], args.out)
-        parser.error(f'{len(existing)} of the labels exist, {first} for one. Pass --overwrite to replace them.')
+        parser.error(f'{len(existing)} of the labels exist, {existing[0]} for one. Pass --overwrite to replace them.')
     args.out.mkdir(parents=True, exist_ok=True)
     print(f'{len(masks)} labels to {args.out}')
+    failures: list[str] = []
+    colored: list[Path] = []
+    colors: set[tuple[int, int, int]] = set()
+    mostly: list[Path] = []
     for path in track_iter_progress(masks):
         try:
             mask = read_mask(path, args.threshold)
         except LabelError as error:
-            parser.exit(1, f'\n{parser.prog}: error: {error}\n')
-        _write_label(format_labels(mask, args.class_id), _label_path(path, args.out))
+            failures.append(str(error))
+            continue
+        _write_label(format_labels(mask.foreground, args.class_id), labels[path])
+        if mask.rule == 'colour':
+            colored.append(path)
+            colors.update(mask.colors)
+        if mask.foreground.mean() > 0.5:
+            mostly.append(path)
+    print()
+    if colored:
+        rule = (
+            f'every colour other than black is foreground (RGB {listed(sorted(colors), 8)})'
+            if args.threshold is None
+            else f'foreground is where the brightest of red, green and blue is above {args.threshold}'
+        )
+        print(f'{len(colored)} masks are in colour, {listed([path.name for path in colored])}: {rule}')
+    if mostly:
+        names = listed([path.name for path in mostly])
+        print(f'{len(mostly)} masks are more than half foreground: {names}. Are crack and background swapped?')
+    if failures:
+        more = f'\n  and {len(failures) - _SHOWN} more' if len(failures) > _SHOWN else ''
+        text = '\n'.join(f'  {failure}' for failure in failures[:_SHOWN])
+        parser.exit(
+            1,
+            f'{parser.prog}: error: {len(failures)} of {len(masks)} masks could not be read, the others are written:\n'
+            f'{text}{more}\n',
+        )
 
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('masks', type=Path, help='folder of .png masks')
+    parser.add_argument('masks', type=Path, help='folder of masks')
     parser.add_argument('out', type=Path, help='folder for the .txt labels')
     parser.add_argument('--class-id', type=int, default=0, help='class id of all polygons (default 0)')
-    parser.add_argument('--threshold', type=int, help='for masks with grey values: what is above is foreground')
+    parser.add_argument(
+        '--threshold',
+        type=int,
+        metavar='LEVEL',
+        help='for masks with grey levels or soft edges: levels of 0 to 255 above this are foreground; in colour, the '
+        'brightest of red, green and blue counts',
+    )
+    parser.add_argument(
+        '--mask-suffix',
+        default='',
+        metavar='TEXT',
+        help="what follows an image's name in its mask's, left out of the label's: _mask",
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace labels that exist')
     return parser
 
 
-def _label_path(mask: Path, out: Path) -> Path:
-    return out / f'{mask.stem}.txt'
+def _find_masks(parser: argparse.ArgumentParser, folder: Path, mask_suffix: str) -> list[Path]:
+    """The masks in a folder, and a line about what is taken for photographs."""
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in MASK_SUFFIXES and path.name[0] != '.')
+    masks = named = [path for path in files if path.stem.endswith(mask_suffix)]
+    if not mask_suffix and len({path.stem for path in named}) < len(named):
+        # Photographs lie beside masks. One without a mask is no mask either.
+        masks = [path for path in named if path.suffix.lower() == '.png']
+    counts = Counter(path.stem for path in masks or named)
+    repeated = [path.name for path in masks or named if counts[path.stem] > 1]
+    if repeated:
+        parser.error(f'{folder} has several files of one name, and which are the masks? {listed(repeated)}')
+    if not masks:
+        wanted = ', '.join(f'{mask_suffix}{suffix}' for suffix in MASK_SUFFIXES)
+        parser.error(f'no mask ({wanted}) in {folder}')
+    left_out = [path for path in files if path not in set(masks)]
+    if left_out:
+        print(f'{len(left_out)} files are taken for photographs, not masks: {listed([path.name for path in left_out])}')
+    return masks
 
 
 def _write_label(text: str, target: Path) -> None:

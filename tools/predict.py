@@ -6,7 +6,8 @@ background), OUT/overlays a JPEG, and OUT/predictions.csv a row per class. With 
 length, width, orientation and density of the cracks as well.
 
 An interrupted run goes on where it stopped when the same command is given again. A file that cannot be read does not
-stop the others: all such files are listed at the end, and the exit code is 1.
+stop the others: all such files are listed at the end, and the exit code is 1. Pictures of formats that are not read
+(.heic, .gif, raw files) and videos in folders are among them; files that are no pictures are not.
 """
 
 import argparse
@@ -34,6 +35,8 @@ from mmseg.registry import MODELS, TRANSFORMS
 from torch import Tensor
 from tqdm import tqdm
 
+from crack_plugin.datasets.photographs import IMAGE_SUFFIXES, UNREAD_SUFFIXES, ImageError, unread_remedy
+from crack_plugin.datasets.yolo_layout import listed
 from crack_plugin.evaluation.geometry import CrackGeometry, measure_cracks
 from crack_plugin.files import write_atomically
 from crack_plugin.models import SAM3TextLoRA
@@ -53,12 +56,11 @@ MEASURED_COLUMNS = [
     'alignment',
     'density',
 ]
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
 
 
 class UnreadableError(ValueError):
-    """An image or a video that cannot be decoded."""
+    """A video that cannot be decoded."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with readable_errors(parser):
         cfg = _load_config(parser, args)
         settings = _settings(cfg, args)
-        sources = _find_sources(parser, args.images)
+        sources, unread = _find_sources(parser, args.images)
+        for suffix, files in unread.items():
+            print(_unread_line(suffix, files))
         if not args.overwrite:
             _check_out(parser, args.out, settings)
         predictor = Predictor(cfg, args.checkpoint, args.device, args.prompt)
@@ -157,9 +161,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             measurements = measure_all(args.out, predictor.class_names, args.mm_per_pixel)
             print('\n'.join(summaries(measurements)))
     print(f'Results in {args.out}')
-    if failures:
-        listed = '\n'.join(f'  {failure}' for failure in failures)
-        parser.exit(1, f'{parser.prog}: error: {len(failures)} could not be read, the others are done:\n{listed}\n')
+    count = len(failures) + sum(map(len, unread.values()))
+    if count:
+        lines = [*failures, *(_unread_line(suffix, files) for suffix, files in unread.items())]
+        text = '\n'.join(f'  {line}' for line in lines)
+        parser.exit(1, f'{parser.prog}: error: {count} files could not be read, the others are done:\n{text}\n')
 
 
 class Predictor:
@@ -197,12 +203,9 @@ class Predictor:
             probability over the pixels that are predicted as it, 0 if there are none.
 
         Raises:
-            UnreadableError: The file cannot be decoded.
+            ImageError: The file is refused, as in training and testing.
         """
-        try:
-            data = self.load(image)
-        except (OSError, AssertionError, cv2.error) as error:
-            raise UnreadableError(f'{image} cannot be decoded: {str(error).splitlines()[0]}') from error
+        data = self.load(image)
         shown = np.asarray(data['img'][..., ::-1], np.uint8)
         data = self.transform(data)
         batch = {'inputs': [data['inputs']], 'data_samples': [data['data_samples']]}
@@ -274,7 +277,7 @@ def predict_all(
                     file.flush()
                     rows += added
                     bar.update()
-            except UnreadableError as error:
+            except (ImageError, UnreadableError) as error:
                 failures.append(str(error))
                 if not source.is_video:
                     bar.update()
@@ -373,36 +376,68 @@ def write_table(table: Path, rows: Sequence[Row]) -> None:
     _write(table, text.getvalue().encode())
 
 
-def find_sources(patterns: Sequence[str]) -> list[Source]:
+def find_sources(patterns: Sequence[str]) -> tuple[list[Source], dict[str, list[Path]]]:
     """The images and videos that files, folders and patterns stand for, in order; none twice.
 
     A file from a folder, or found by a pattern, is named by its path below the folder (the pattern's part before its
-    first wildcard), any other by its file name. Hidden files are left out.
+    first wildcard), any other by its file name. Hidden files are left out, and so are files that are no pictures
+    (``.txt``, ``.json``), except where they are named themselves.
+
+    Returns:
+        The sources; and by suffix the pictures that are not read, such as HEIC and raw files, and videos that lie in
+        folders, of which nobody said that each frame is wanted.
 
     Raises:
         FileNotFoundError: Something stands for nothing.
     """
     found: dict[Path, Source] = {}
+    unread: dict[str, dict[Path, Path]] = {}
     for pattern in patterns:
         path = Path(pattern)
         if path.is_file():
-            root, files = path.parent, [path]
+            root, files, read = path.parent, [path], frozenset({path.suffix.lower()}) - UNREAD_SUFFIXES
         elif path.is_dir():
-            root, files = path, _listed(path, '**/*', IMAGE_SUFFIXES)
+            root, files, read = path, _visible_files(path, '**/*'), IMAGE_SUFFIXES
         else:
             root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts[:-1]))
-            files = _listed(root, str(path.relative_to(root)), IMAGE_SUFFIXES + VIDEO_SUFFIXES)
-        if not files:
-            raise FileNotFoundError(f'{pattern}: no image is there ({", ".join(IMAGE_SUFFIXES)})')
+            files, read = _visible_files(root, str(path.relative_to(root))), IMAGE_SUFFIXES.union(VIDEO_SUFFIXES)
+        left_out = [file for file in files if file.suffix.lower() in UNREAD_SUFFIXES.union(VIDEO_SUFFIXES) - read]
+        files = [file for file in files if file.suffix.lower() in read]
+        if not files and not (left_out and path.is_file()):
+            reasons = [f'. {_unread_line(suffix, own)}' for suffix, own in _by_suffix(left_out).items()]
+            raise FileNotFoundError(
+                f'{pattern}: no image is there ({", ".join(sorted(IMAGE_SUFFIXES))}){"".join(reasons)}'
+            )
         for file in files:
             name = file.relative_to(root).with_suffix('').as_posix()
             found.setdefault(file.resolve(), Source(file, name))
-    return list(found.values())
+        for suffix, own in _by_suffix(left_out).items():
+            unread.setdefault(suffix, {}).update({file.resolve(): file for file in own})
+    return list(found.values()), {
+        suffix: [file for resolved, file in files.items() if resolved not in found] for suffix, files in unread.items()
+    }
 
 
-def _listed(root: Path, pattern: str, suffixes: Sequence[str]) -> list[Path]:
-    files = [file for file in sorted(root.glob(pattern)) if file.suffix.lower() in suffixes and file.is_file()]
+def _visible_files(root: Path, pattern: str) -> list[Path]:
+    files = [file for file in sorted(root.glob(pattern)) if file.is_file()]
     return [file for file in files if not any(part.startswith('.') for part in file.relative_to(root).parts)]
+
+
+def _by_suffix(files: Iterable[Path]) -> dict[str, list[Path]]:
+    groups: dict[str, list[Path]] = {}
+    for file in files:
+        groups.setdefault(file.suffix.lower(), []).append(file)
+    return groups
+
+
+def _unread_line(suffix: str, files: Sequence[Path]) -> str:
+    remedy = (
+        f"Videos are taken where they are named, or found by a pattern such as '*{suffix}'."
+        if suffix in VIDEO_SUFFIXES
+        else unread_remedy(suffix)
+    )
+    which = f'{len(files)} {suffix} files are' if len(files) > 1 else f'1 {suffix} file is'
+    return f'{which} not read: {listed(files)}. {remedy}'
 
 
 def _frames(source: Source) -> Iterator[tuple[np.ndarray, str]]:
@@ -495,7 +530,9 @@ def _load_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> C
     return cfg
 
 
-def _find_sources(parser: argparse.ArgumentParser, patterns: Sequence[str]) -> list[Source]:
+def _find_sources(
+    parser: argparse.ArgumentParser, patterns: Sequence[str]
+) -> tuple[list[Source], dict[str, list[Path]]]:
     try:
         return find_sources(patterns)
     except FileNotFoundError as error:

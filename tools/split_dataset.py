@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with readable_errors(parser):
         data_yaml = read_data_yaml(args.data_root)
         split = args.split or (ALL if is_unsplit(data_yaml) else 'train')
-        images = [image for image, _ in find_split(data_yaml, split, args.annotations).pairs]
+        images = [image for image, _ in find_split(data_yaml, split, args.annotations, args.mask_suffix).pairs]
         test = split_sources(data_yaml, 'test') if split != 'test' else []
     groups: dict[str, list[str]] = defaultdict(list)
     for image in images:

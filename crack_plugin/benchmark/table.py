@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import numpy as np
 import torch
 
 from crack_plugin.benchmark.measure import Measurement
+from crack_plugin.datasets.photographs import read_photograph
 from crack_plugin.evaluation.image_statistics import bootstrap_intervals
 from crack_plugin.visualization.document import Block, Heading, Picture, Table, Text, to_markdown
 from crack_plugin.visualization.figures import save_size_accuracy
@@ -226,7 +226,7 @@ def _point(row: Row) -> dict[str, Any]:
 
 def _draw_sheet(path: Path, rows: Sequence[Row]) -> None:
     first = rows[0].first
-    images = [mmcv.imread(first.images[index], channel_order='rgb') for index in first.shown]
+    images = [read_photograph(first.images[index])[..., ::-1] for index in first.shown]
     truths = [first.truth(index) for index in first.shown]
     predictions = {row.name: [row.first.prediction(index) for index in first.shown] for row in rows}
     save_contact_sheet(path, images, truths, predictions)

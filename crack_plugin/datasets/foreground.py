@@ -68,7 +68,7 @@ def _labels_of(info: Mapping[str, Any]) -> set[int] | None:
         return set()
     try:
         if info['annotations'] == 'masks':
-            drawn: set[int | None] = {1} if read_mask(path).any() else set()
+            drawn: set[int | None] = {1} if read_mask(path, info['mask_threshold']).foreground.any() else set()
         else:
             # The size of the image decides where a polygon is, not of which class.
             polygons, errors = parse_lines(path.read_bytes(), (1, 1), info['yolo_names'], info['boxes'], str(path))

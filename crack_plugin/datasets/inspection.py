@@ -23,8 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from crack_plugin.datasets.foreground import describe_absence
 from crack_plugin.datasets.loading import LoadYOLOPolygons
+from crack_plugin.datasets.photographs import ImageError
 from crack_plugin.datasets.polygons import LabelError, Polygon, parse_lines, rasterize
-from crack_plugin.datasets.yolo_crack import ImageError, YOLOCrackDataset
+from crack_plugin.datasets.yolo_crack import YOLOCrackDataset
 from crack_plugin.datasets.yolo_layout import find_split, listed, read_data_yaml, source_name
 
 HASH_DISTANCE = 8
@@ -121,7 +122,7 @@ def open_split(data_root: Path, split: str, **options: Any) -> tuple[YOLOCrackDa
     severity: Literal['error', 'warning'] = 'error' if options.pop('missing_label', None) == 'error' else 'warning'
     try:
         dataset = YOLOCrackDataset(data_root, split, pipeline=[LoadImageFromFile()], lazy_init=True, **options)
-        files = find_split(read_data_yaml(data_root), split, dataset.annotations)
+        files = find_split(read_data_yaml(data_root), split, dataset.annotations, dataset.mask_suffix)
         dataset.full_init()
     except (FileNotFoundError, ValueError) as error:
         return None, [Problem('error', split, str(error))]

@@ -25,7 +25,8 @@ class LoadYOLOPolygons(BaseTransform):
     - ori_shape: (H, W) of the decoded image, from ``LoadImageFromFile``
     - label_path (optional)
     - missing_label (optional): 'background' (default) or 'error', for a ``label_path`` that does not exist
-    - annotations (optional): 'polygons' (default), or 'masks': ``label_path`` is a PNG file of 0 and 255, or 0 and 1
+    - annotations (optional): 'polygons' (default), or 'masks': ``label_path`` is an image, see ``read_mask``
+    - mask_threshold (optional): levels of a mask above are foreground, see ``read_mask``
     - boxes (optional): 'error' (default), 'fill' or 'drop', see ``parse_labels``
     - outside (optional): 'error' (default) or 'clip', see ``parse_labels``
     - yolo_names (optional): class names by YOLO id. By default any id is taken
@@ -55,7 +56,7 @@ class LoadYOLOPolygons(BaseTransform):
         shape = tuple(results['ori_shape'][:2])
         content = _read(results['label_path'], results.get('missing_label', 'background'))
         if results.get('annotations') == 'masks':
-            gt_seg_map = _load_mask(results['label_path'], shape)
+            gt_seg_map = _load_mask(results['label_path'], shape, results.get('mask_threshold'))
         else:
             polygons = parse_labels(
                 content,
@@ -78,10 +79,10 @@ class LoadYOLOPolygons(BaseTransform):
         return f'{type(self).__name__}()'
 
 
-def _load_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
+def _load_mask(path: str, shape: tuple[int, ...], threshold: int | None) -> np.ndarray:
     if not Path(path).exists():  # and background is what it stands for, or _read had raised
         return np.zeros(shape, np.uint8)
-    mask = read_mask(Path(path))
+    mask = read_mask(Path(path), threshold).foreground
     if mask.shape != shape:
         height, width = mask.shape
         raise LabelError(

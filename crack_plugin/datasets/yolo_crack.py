@@ -6,17 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import cv2
-import numpy as np
-from mmcv.transforms import LoadImageFromFile
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
-from PIL import UnidentifiedImageError
-from tifffile import TiffFile, TiffFileError
 
 from crack_plugin.datasets.foreground import describe_absence, find_absent
+from crack_plugin.datasets.masks import check_threshold
+from crack_plugin.datasets.photographs import with_refusals
 from crack_plugin.datasets.polygons import MAX_CLASSES, Boxes, Outside, check_boxes, check_outside
 from crack_plugin.datasets.yolo_layout import (
     Annotations,
@@ -29,15 +26,6 @@ from crack_plugin.datasets.yolo_layout import (
 )
 
 MissingLabel = Literal['background', 'error']
-
-
-# LoadImageFromFile keeps the upper 8 of 16 bits. Where not one value reaches a quarter of the range, the file holds
-# the 10 to 14 bits of a sensor, and the picture would be dark or plain black.
-_DIMMEST_16_BIT = 2**14
-
-
-class ImageError(ValueError):
-    """An image file that cannot be read as it stands. The message names the file and the remedy."""
 
 
 def foreground_palette(count: int) -> list[list[int]]:
@@ -73,11 +61,14 @@ class YOLOCrackDataset(BaseSegDataset):
         class_map: Name in ``data.yaml`` to name in ``classes``, or to None to leave its polygons out. It lets several
             names be one class; names it does not mention stand for themselves. Names that are numbers, as in Roboflow's
             ``names: ['0']``, may be written as numbers.
-        annotations: 'polygons', or 'masks': the label of an image is the PNG file of its name (0 and 255, or 0 and 1)
-            in the folder ``masks``, in the place of the folder ``images``. Masks have one class, whatever the ``names``
-            in ``data.yaml`` are.
+        annotations: 'polygons', or 'masks': the label of an image is the file of its name (PNG, JPEG, BMP, TIFF or
+            WebP, see ``read_mask``) in the folder ``masks``, in the place of the folder ``images``, or beside the
+            images, see ``find_split``. Masks have one class, whatever the ``names`` in ``data.yaml`` are.
         outside: A polygon that reaches more than one pixel out of its image is an 'error', or 'clip' cuts it at the
             edge.
+        mask_suffix: What follows the image's name in the mask's: '_mask' for ``NAME_mask.png``.
+        mask_threshold: For masks with grey levels or soft edges: levels above are foreground. None: such masks are
+            errors.
         metainfo: As in ``BaseSegDataset``: with a selection of ``classes``, the others are ignored (label 255).
         pipeline: As in ``BaseSegDataset``.
         indices: As in ``BaseSegDataset``.
@@ -102,6 +93,8 @@ class YOLOCrackDataset(BaseSegDataset):
         class_map: Mapping[str, str | None] | None = None,
         annotations: Annotations = 'polygons',
         outside: Outside = 'error',
+        mask_suffix: str = '',
+        mask_threshold: int | None = None,
         metainfo: Mapping[str, Any] | None = None,
         pipeline: Sequence[dict | Callable] = (),
         indices: int | Sequence[int] | None = None,
@@ -117,11 +110,16 @@ class YOLOCrackDataset(BaseSegDataset):
             raise ValueError(f"annotations={annotations!r} is not known: 'polygons' or 'masks'")
         if annotations == 'masks' and (len(classes) != 1 or class_map):
             raise ValueError("annotations='masks' has one class: set one name as `classes`, and no class_map")
+        if annotations != 'masks' and (mask_suffix or mask_threshold is not None):
+            raise ValueError("mask_suffix and mask_threshold are for annotations='masks'")
+        check_threshold(mask_threshold)
         self.split = split
         self.foreground = _checked_classes(classes)
         self.class_map = class_map
         self.missing_label = missing_label
         self.annotations = annotations
+        self.mask_suffix = mask_suffix
+        self.mask_threshold = mask_threshold
         self.boxes = boxes
         self.outside = outside
         # By YOLO id, the same for all samples; known once data.yaml has been read.
@@ -141,6 +139,7 @@ class YOLOCrackDataset(BaseSegDataset):
             test_mode=test_mode,
             lazy_init=lazy_init,
         )
+        self.pipeline.transforms = with_refusals(self.pipeline.transforms)
 
     def get_label_map(self, new_classes: Sequence[str] | None = None) -> dict[int, int] | None:
         """As in ``BaseSegDataset``, but compared with the classes of this instance.
@@ -181,7 +180,7 @@ class YOLOCrackDataset(BaseSegDataset):
         data_yaml = read_data_yaml(Path(self.data_root))
         if self.annotations == 'polygons':  # masks have no class ids that the names could be of
             self._yolo_names, self._yolo_labels = _match_classes(data_yaml, self.foreground, self.class_map)
-        files = find_split(data_yaml, self.split, self.annotations)
+        files = find_split(data_yaml, self.split, self.annotations, self.mask_suffix)
         self._check_completeness(files)
         return [{'img_path': image, 'label_path': label} for image, label in files.pairs]
 
@@ -191,6 +190,7 @@ class YOLOCrackDataset(BaseSegDataset):
         info.update(
             missing_label=self.missing_label,
             annotations=self.annotations,
+            mask_threshold=self.mask_threshold,
             boxes=self.boxes,
             outside=self.outside,
             yolo_names=self._yolo_names,
@@ -206,33 +206,14 @@ class YOLOCrackDataset(BaseSegDataset):
         """Run the pipeline on one sample.
 
         Raises:
-            ImageError: The image cannot be read or decoded, or has 16 bits a channel and would turn black or white.
+            ImageError: The image is refused, see ``read_photograph``.
             RuntimeError: The pipeline returned nothing. (``BaseDataset`` would put another sample in its place.)
         """
         info = self.get_data_info(idx)
-        image = info['img_path']
-        loader = next((step for step in self.pipeline.transforms if isinstance(step, LoadImageFromFile)), None)
-        try:
-            if loader is not None and loader.color_type != 'unchanged' and _has_16_bits(image):
-                _check_16_bits(image, loader.imdecode_backend)
-            data = self.pipeline(info)
-        except (AssertionError, cv2.error, UnidentifiedImageError) as error:
-            if not _is_decoding_failure(error, image):
-                raise
-            raise ImageError(
-                f'image {image} cannot be decoded: it is damaged, incomplete, or not what its extension says. Copy or '
-                'export it again, or remove it together with its label.'
-            ) from error
-        except OSError as error:
-            if error.filename != image:
-                raise
-            reason = error.strerror
-            raise ImageError(
-                f'image {image} cannot be read: {reason}. Restore it, or delete it and its label.'
-            ) from error
+        data = self.pipeline(info)
         if data is None:
             raise RuntimeError(
-                f'the pipeline returned nothing for {image}: a transform refused the sample, for instance '
+                f'the pipeline returned nothing for {info["img_path"]}: a transform refused the sample, for instance '
                 'LoadImageFromFile(ignore_empty=True). Remove that option, or the sample.'
             )
         return data
@@ -332,43 +313,6 @@ def _check_agreement(data_yaml: DataYaml, classes: Sequence[str]) -> None:
         fault = f'the names {beyond} are not among' if beyond else f'the names {names} are in another order than'
         remedy += f', or name the classes as the file does: classes={tuple(names)}'
     raise ValueError(f"{data_yaml.file}: {fault} the dataset's classes={tuple(classes)}. {remedy}.")
-
-
-def _is_decoding_failure(error: Exception, image: str) -> bool:
-    """Whether an exception from the pipeline is ``LoadImageFromFile`` at a loss with the bytes of ``image``."""
-    if isinstance(error, cv2.error):
-        # For an empty file, and for a header that claims more than 2 ** 30 pixels. Other undecodable bytes give None,
-        # which LoadImageFromFile asserts against.
-        return error.func in ('imdecode_', 'validateInputImageSize')
-    return isinstance(error, UnidentifiedImageError) or str(error) == f'failed to load image: {image}'
-
-
-def _has_16_bits(image: str) -> bool:
-    """Whether a PNG or TIFF file has 16 bits a channel, from its header alone."""
-    with Path(image).open('rb') as file:
-        head = file.read(26)
-    if head.startswith(b'\x89PNG'):
-        return head[24:25] == b'\x10'
-    if head[:4] not in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
-        return False
-    try:
-        with TiffFile(image) as tiff:
-            return tiff.pages.first.bitspersample == 16
-    except TiffFileError:
-        return False  # damaged: OpenCV has the last word
-
-
-def _check_16_bits(image: str, backend: str) -> None:
-    """Raise ``ImageError`` if ``LoadImageFromFile`` would turn a 16-bit image black or white."""
-    remedy = 'Convert it to 8 bits, with the range of grey values stretched as you want the model to see it.'
-    if backend != 'cv2':
-        raise ImageError(f'image {image} has 16 bits a channel, which imdecode_backend={backend!r} clips. {remedy}')
-    values = cv2.imdecode(np.fromfile(image, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is not None and values.max() < _DIMMEST_16_BIT:
-        raise ImageError(
-            f'image {image} has 16 bits a channel, but its brightest value is {values.max()} of 65535: read as 8 bits '
-            f'it would be all but black. {remedy}'
-        )
 
 
 def _warn(message: str) -> None:

@@ -23,11 +23,12 @@ from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from tqdm import tqdm
 
-IMAGE_SUFFIXES = frozenset({'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'})
+from crack_plugin.datasets.masks import MASK_SUFFIXES
+from crack_plugin.datasets.photographs import IMAGE_SUFFIXES
 
 Annotations = Literal['polygons', 'masks']
-# What replaces the folder `images`, and the suffix of the files in it.
-_LABELS = {'polygons': ('labels', '.txt'), 'masks': ('masks', '.png')}
+# What replaces the folder `images`, and the suffixes of the files in it; the first is what a missing one would have.
+_LABELS: dict[str, tuple[str, tuple[str, ...]]] = {'polygons': ('labels', ('.txt',)), 'masks': ('masks', MASK_SUFFIXES)}
 
 # Seconds without a word before a progress line appears: a local disk lists 100,000 files faster.
 _SILENT = 2
@@ -115,7 +116,9 @@ def read_data_yaml(data_root: Path) -> DataYaml:
     return DataYaml(file, root, content, _class_names(file, content))
 
 
-def find_split(data_yaml: DataYaml, split: str, annotations: Annotations = 'polygons') -> SplitFiles:
+def find_split(
+    data_yaml: DataYaml, split: str, annotations: Annotations = 'polygons', mask_suffix: str = ''
+) -> SplitFiles:
     """Find the images and labels of a split.
 
     A folder is listed once and no single file is looked at, so that 100,000 images on a network disk start fast. What
@@ -125,16 +128,22 @@ def find_split(data_yaml: DataYaml, split: str, annotations: Annotations = 'poly
         data_yaml: As returned by ``read_data_yaml``.
         split: Name of the split; 'val', 'valid' and 'validation' mean the same, and 'all' is all of a dataset without
             splits.
-        annotations: 'polygons' looks for ``labels/NAME.txt``, 'masks' for ``masks/NAME.png``.
+        annotations: 'polygons' looks for ``labels/NAME.txt``, 'masks' for ``masks/NAME.png`` (or another of the
+            ``MASK_SUFFIXES``). Without a folder ``masks``, masks may lie beside the images: with a ``mask_suffix``, or
+            as PNG files beside images of other formats.
+        mask_suffix: What follows the image's name in the mask's: '_mask' for ``NAME_mask.png``.
 
     Raises:
-        ValueError: Masks are asked for beside images that are in no folder named ``images``.
+        ValueError: There is a ``mask_suffix`` and no masks are asked for; images are in no folder named ``images`` and
+            have no masks beside them; an image has two masks.
         FileNotFoundError: There is no such split, or it has no image, or no folder of labels, or a list names an image
             that does not exist, or there are labels of another kind. The message says what was looked for and what
             there is.
     """
+    if mask_suffix and annotations != 'masks':
+        raise ValueError(f"mask_suffix={mask_suffix!r} is for annotations='masks', and these are {annotations!r}.")
     sources = _sources(data_yaml, split)
-    name, suffix = _LABELS[annotations]
+    name, suffixes = _LABELS[annotations]
     # Of a dataset that lies in one folder, the folders in it are something else.
     is_one_folder = split == ALL and sources == [data_yaml.root]
     with tqdm(
@@ -144,30 +153,35 @@ def find_split(data_yaml: DataYaml, split: str, annotations: Annotations = 'poly
         label_folders = {path: _label_folder(path, name) for path in folders}
         if annotations == 'polygons':
             _prefer_labels_beside(folders, label_folders)
+        masks_beside = _take_masks_beside(folders, label_folders, mask_suffix) if annotations == 'masks' else {}
         label_files = {path: _file_names(path, progress) for path in set(label_folders.values()) if path.is_dir()}
+        label_files |= masks_beside
     if not folders:
         raise FileNotFoundError(
             f'split {split!r} is empty: no image ({", ".join(sorted(IMAGE_SUFFIXES))}) in {listed(sources)}.'
         )
-    beside = [image for image, label in label_folders.items() if image == label]
+    beside = [image for image, label in label_folders.items() if image == label and image not in masks_beside]
     if annotations == 'masks' and beside:
         raise ValueError(
             f'masks are looked for in a folder `masks` in the place of the folder `images`, but {beside[0]} is in none '
-            'of that name. Move the images there.'
+            f'of that name, and holds no masks beside the images (NAME{mask_suffix}.png). Move the images there, or '
+            'say by mask_suffix how the masks are named.'
         )
     if not label_files:
         raise FileNotFoundError(
             f'split {split!r} has no folder of {name}: looked for {listed(sorted(label_folders.values()))}. If its '
             'images really are all background, create that folder and leave it empty.'
         )
-    files = _match(folders, label_folders, label_files, suffix)
+    labels = {path: _label_names(path, names, suffixes, mask_suffix) for path, names in label_files.items()}
+    files = _match(folders, label_folders, labels, f'{mask_suffix}{suffixes[0]}')
     _check_other_labels(folders, label_folders, files)
-    strays = [] if len(files.unlabelled) < len(files.pairs) else _strays(folders, label_folders, label_files, suffix)
+    strays = [] if len(files.unlabelled) < len(files.pairs) else _strays(folders, label_folders, label_files, labels)
     if strays:
+        by_suffix = ', or say by mask_suffix how the masks are named' if annotations == 'masks' else ''
         raise FileNotFoundError(
             f'split {split!r}: none of the {len(files.pairs)} images has a label, but there are {len(strays)} files in '
             f'the folders of {name}: {listed(strays)}. The label of {files.pairs[0][0]} would be {files.pairs[0][1]}. '
-            'Rename or convert them, or delete them if the images really are all background.'
+            f'Rename or convert them{by_suffix}, or delete them if the images really are all background.'
         )
     return files
 
@@ -542,17 +556,65 @@ def _is_mask_of_another(name: str, stems: Container[str], images: set[str]) -> b
     return bool(other) and (other in stems or other in images)
 
 
+def _take_masks_beside(
+    folders: Mapping[Path, _Folder], label_folders: dict[Path, Path], mask_suffix: str
+) -> dict[Path, set[str]]:
+    """Where there is no folder of masks, take the masks that lie among the images out of these.
+
+    Returns:
+        The names of the masks, by folder; ``label_folders`` leads there.
+    """
+    taken = {}
+    for path, folder in folders.items():
+        if label_folders[path] != path and label_folders[path].is_dir():
+            continue
+        stems = Counter(_stem(name) for name in folder.images)
+        masks = {
+            name
+            for name in folder.images
+            if (
+                _stem(name).endswith(mask_suffix) and _stem(name).removesuffix(mask_suffix) in stems
+                if mask_suffix
+                else _suffix(name) == '.png' and stems[_stem(name)] > 1
+            )
+        }
+        if masks:
+            taken[path] = masks
+            label_folders[path] = path
+            folder.files -= masks
+            folder.images -= masks
+            folder.selected -= masks
+    return taken
+
+
+def _label_names(folder: Path, names: set[str], suffixes: Sequence[str], mask_suffix: str) -> dict[str, str]:
+    """The label files of a folder by the stem of their image.
+
+    Raises:
+        ValueError: Two masks of different formats have one name.
+    """
+    labels: dict[str, str] = {}
+    # Of a.TXT and a.txt, the latter.
+    for name in sorted(names):
+        stem = _stem(name)
+        if _suffix(name) not in suffixes or not stem.endswith(mask_suffix):
+            continue
+        stem = stem.removesuffix(mask_suffix)
+        if stem in labels and _suffix(labels[stem]) != _suffix(name):
+            raise ValueError(
+                f'{folder / labels[stem]} and {folder / name} would both be the mask of {stem}. Remove one, or say by '
+                'mask_suffix how the masks are named.'
+            )
+        labels[stem] = name
+    return labels
+
+
 def _match(
     folders: Mapping[Path, _Folder],
     label_folders: Mapping[Path, Path],
-    label_files: Mapping[Path, set[str]],
+    labels: Mapping[Path, dict[str, str]],
     suffix: str,
 ) -> SplitFiles:
-    # Of a.TXT and a.txt, the latter.
-    labels = {
-        path: {_stem(name): name for name in sorted(files) if _suffix(name) == suffix}
-        for path, files in label_files.items()
-    }
     pairs, unlabelled, orphans, others = [], [], [], []
     for path, folder in folders.items():
         label_folder = label_folders[path]
@@ -573,15 +635,13 @@ def _strays(
     folders: Mapping[Path, _Folder],
     label_folders: Mapping[Path, Path],
     label_files: Mapping[Path, set[str]],
-    suffix: str,
+    labels: Mapping[Path, dict[str, str]],
 ) -> list[Path]:
     """The files in the folders of labels, if not one of them is the label of an image, of this split or another."""
     named: dict[Path, set[str]] = defaultdict(set)
     for path, folder in folders.items():
         named[label_folders[path]] |= {_stem(name) for name in folder.images}
-    if any(
-        _suffix(name) == suffix and _stem(name) in named[path] for path in named for name in label_files.get(path, ())
-    ):
+    if any(not named[path].isdisjoint(labels.get(path, {})) for path in list(named)):
         return []
     return sorted(path / name for path, files in label_files.items() if path not in folders for name in files)
 

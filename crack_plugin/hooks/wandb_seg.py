@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import mmcv
 import numpy as np
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from mmseg.registry import HOOKS
+from mmseg.registry import HOOKS, TRANSFORMS
 from torch import Tensor
 
 from crack_plugin.hooks import files
@@ -319,7 +318,9 @@ class WandbSegHook(Hook):
         return panels | {'examples': table}
 
     def _picture(self, example: Example) -> Any:
-        image = mmcv.imread(example.img_path, channel_order='rgb')
+        # As the pipelines read it.
+        load = TRANSFORMS.build({'type': 'LoadImageFromFile'})
+        image = load({'img_path': example.img_path})['img'][..., ::-1]
         if image.shape[:2] != example.shape:
             raise ValueError(
                 f'{example.img_path} is {image.shape[:2]} pixels (height, width) on disk, and its prediction '

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -18,6 +17,7 @@ from mmengine.utils import ProgressBar
 from mmseg.registry import METRICS
 from torch.utils.data import DataLoader
 
+from crack_plugin.datasets.photographs import read_photograph
 from crack_plugin.evaluation import CrackMetric
 from crack_plugin.models import SAM3TextLoRA
 from crack_plugin.visualization.panels import save_panel
@@ -162,7 +162,7 @@ def draw_examples(
             sample = predict(step, pseudo_collate([dataset[index]]), cfg)[0]
             maps = (sample.gt_sem_seg, sample.pred_sem_seg)
             truth, prediction = (labels.data.squeeze(0).cpu().numpy().astype(np.uint8) for labels in maps)
-            image = mmcv.imread(sample.img_path, channel_order='rgb')
+            image = read_photograph(sample.img_path)[..., ::-1]
             name = example_file(band, rank, ious[index])
             dice = evaluation.per_image[index]['Dice']
             save_panel(target / name, image, truth, prediction, f'IoU {ious[index]:.3f}   Dice {dice:.3f}')

@@ -1,15 +1,25 @@
 """Every kind of image file through ``YOLOCrackDataset`` and MMSegmentation's own ``LoadImageFromFile``."""
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from mmcv.transforms import LoadImageFromFile
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.registry import DefaultScope
+from mmseg.apis.utils import _preprare_data
+from mmseg.registry import TRANSFORMS
 from PIL import Image
 from PIL.Image import Transpose
 
 from crack_plugin.datasets import ImageError, LoadYOLOPolygons, YOLOCrackDataset
+from crack_plugin.datasets.inspection import inspect_samples, open_split
+from crack_plugin.datasets.photographs import READS_HEIC, read_photograph
 
 PIPELINE = [LoadImageFromFile(), LoadYOLOPolygons()]
 # Upper left quarter of 40 x 20 pixels.
@@ -127,10 +137,120 @@ def test_16_bits_asked_for_as_they_are_stay(images):
     assert dataset[0]['img'].max() == 4095
 
 
-def test_floating_point_tiff_is_an_error(images):
-    cv2.imwrite(str(images / 'crack.tif'), np.zeros((20, 40), np.float32))
-    with pytest.raises(ImageError, match=r'crack\.tif cannot be decoded'):
+@pytest.mark.parametrize('brightest', [4095, 65535])
+def test_transparency_does_not_hide_that_16_bits_would_turn_black(images, brightest):
+    pixels = np.full((20, 40, 4), 4000, np.uint16)
+    pixels[..., 3] = brightest
+    cv2.imwrite(str(images / 'crack.png'), pixels)
+    with pytest.raises(ImageError, match=r'brightest value is 4000 of 65535'):
         load(images)
+
+
+@pytest.mark.parametrize(
+    ('pixels', 'options', 'message'),
+    [
+        (np.zeros((20, 40), np.float32), {}, 'has floating-point values'),
+        (np.zeros((20, 40, 3), np.float16), {'photometric': 'rgb'}, 'has floating-point values'),
+        (np.full((20, 40), 30000, np.uint32), {}, 'has 32 bits a channel'),
+        (np.full((20, 40), 30000, np.int16), {}, 'has 16 bits a channel, signed'),
+        (np.zeros((3, 20, 40, 3), np.uint8), {'photometric': 'rgb'}, 'holds 3 pictures'),
+        (
+            np.zeros((20, 40, 4), np.uint8),
+            {'photometric': 'minisblack', 'planarconfig': 'contig'},
+            r'has 4 channels \(MINISBLACK\)',
+        ),
+        (np.zeros((20, 40, 3), np.uint8), {'photometric': 'rgb', 'subfiletype': 1}, 'begins with a preview'),
+    ],
+)
+def test_tiff_that_would_become_another_picture_is_an_error(images, pixels, options, message):
+    tifffile.imwrite(images / 'crack.tif', pixels, **options)
+    with pytest.raises(ImageError, match=rf'crack\.tif {message}'):
+        load(images)
+
+
+def test_preview_and_transparency_in_a_tiff_are_no_pictures_of_their_own(images, picture):
+    pixels = np.asarray(picture)
+    with tifffile.TiffWriter(images / 'crack.tif') as tiff:
+        tiff.write(pixels, photometric='rgb')
+        tiff.write(pixels[::2, ::2], photometric='rgb', subfiletype=1)
+    np.testing.assert_array_equal(load(images)['img'], pixels[..., ::-1])
+
+
+@pytest.mark.parametrize('suffix', ['png', 'webp'])
+def test_animation_is_an_error(images, picture, suffix):
+    other = picture.transpose(Transpose.ROTATE_180)
+    picture.save(images / f'crack.{suffix}', save_all=True, append_images=[other], lossless=True)
+    with pytest.raises(ImageError, match=rf'crack\.{suffix} is an animation'):
+        load(images)
+
+
+@pytest.mark.parametrize('suffix', ['jfif', 'JFIF', 'jpe'])
+def test_other_suffixes_of_jpeg(images, picture, suffix):
+    picture.save(images / f'crack.{suffix}', 'JPEG', quality=100)
+    assert_label_fits(load(images))
+
+
+@pytest.mark.parametrize('suffix', ['gif', 'jp2', 'avif', 'DNG'])
+def test_formats_that_are_not_read_are_named_whoever_reads_them(images, picture, suffix):
+    """Even those that OpenCV would decode, or of which it would decode the preview."""
+    path = images / f'crack.{suffix}'
+    picture.save(path, 'TIFF' if suffix == 'DNG' else None)
+    (images.parents[1] / 'list.txt').write_text(f'train/images/crack.{suffix}')
+    (images.parents[1] / 'data.yaml').write_text('train: list.txt')
+    message = rf'crack\.{suffix} cannot be read: \.{suffix.lower()} is not read\. Convert it'
+    with pytest.raises(ImageError, match=message):
+        load(images)
+    with pytest.raises(ImageError, match=message):
+        read_photograph(str(path))
+
+
+@pytest.mark.skipif(READS_HEIC, reason='pillow-heif is installed')
+def test_heic_under_another_name_is_called_what_it_is(images):
+    (images / 'crack.jpg').write_bytes(b'\0\0\0\x24ftypheic' + bytes(200))
+    with pytest.raises(ImageError, match=r'crack\.jpg cannot be decoded: it is a HEIC file.*pip install pillow-heif'):
+        load(images)
+
+
+def test_heic_is_read_with_pillow_heif(images, picture):
+    pillow_heif = pytest.importorskip('pillow_heif')
+    pillow_heif.register_heif_opener()
+    picture.save(images / 'crack.HEIC', quality=100)
+    assert_label_fits(load(images))
+
+
+REFUSED = {
+    'twelve_bits.png': lambda path: cv2.imwrite(path, np.linspace(0, 4095, 800).reshape(20, 40).astype(np.uint16)),
+    'float.tif': lambda path: cv2.imwrite(path, np.zeros((20, 40), np.float32)),
+    'pages.tif': lambda path: tifffile.imwrite(path, np.zeros((2, 20, 40, 3), np.uint8), photometric='rgb'),
+    'cut.jpg': lambda path: Path(path).write_bytes(cv2.imencode('.jpg', np.zeros((20, 40, 3)))[1].tobytes()[:300]),
+    'empty.webp': lambda path: Path(path).touch(),
+}
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_every_way_to_read_refuses_the_same_with_the_same_words(images, name):
+    path = images / name
+    (images.parent / 'labels/crack.txt').rename(images.parent / f'labels/{path.stem}.txt')
+    REFUSED[name](str(path))
+    with pytest.raises(ImageError) as expected:
+        read_photograph(str(path))
+    assert name in str(expected.value)
+    message = f'^{re.escape(str(expected.value))}$'
+
+    with pytest.raises(ImageError, match=message):
+        load(images)
+    _, problems = next(inspect_samples(open_split(images.parents[1], 'train')[0]))
+    assert [problem.text for problem in problems] == [str(expected.value)]
+    # MMSegmentation's own: inference_model, MMSegInferencer, test-time augmentation, any other dataset.
+    cfg = Config({'test_pipeline': [{'type': 'LoadImageFromFile'}, {'type': 'PackSegInputs'}]})
+    tta = {'type': 'TestTimeAug', 'transforms': [[{'type': 'RandomFlip', 'prob': 0.0}], [{'type': 'PackSegInputs'}]]}
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        with pytest.raises(ImageError, match=message):
+            _preprare_data(str(path), SimpleNamespace(cfg=cfg))
+        with pytest.raises(ImageError, match=message):
+            TRANSFORMS.build({'type': 'InferencerLoader'})(str(path))
+        with pytest.raises(ImageError, match=message):
+            Compose([{'type': 'LoadImageFromFile'}, tta])({'img_path': str(path)})
 
 
 @pytest.mark.parametrize('suffix', ['jpg', 'png', 'tif', 'webp', 'bmp'])

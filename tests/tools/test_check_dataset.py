@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 TOOLS = Path(__file__).parents[2] / 'tools'
@@ -59,6 +60,21 @@ def test_all_errors_are_in_the_table_and_in_the_exit_code(data, check, capsys):
     assert '3 errors, 0 warnings' in out
     for part in ('.txt, line 1:', '.txt, line 2:', 'cannot be decoded'):
         assert part in out
+
+
+def test_masks_with_a_suffix_and_soft_edges(data, check, capsys):
+    for image in data.glob('*/images/*'):
+        mask = np.zeros((48, 64), np.uint8)
+        cv2.line(mask, (5, 5), (50, 40), 200, 2, cv2.LINE_AA)
+        target = image.parents[1] / 'masks' / f'{image.stem}_mask.png'
+        target.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(target), mask)
+    options = ('--annotations', 'masks', '--mask-suffix', '_mask')
+    assert check(data, *options, '--mask-threshold', 127) == 0
+    assert check(data, *options) == 1
+    assert '_mask.png has the values 0, ' in ' '.join(capsys.readouterr().out.replace('│', ' ').split())
+    assert check(data, *options, '--mask-threshold', 220) == 1
+    assert 'would lose its foreground' in ' '.join(capsys.readouterr().out.replace('│', ' ').split())
 
 
 def test_warnings_fail_only_when_strict(data, check, capsys):

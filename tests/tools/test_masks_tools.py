@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crack_plugin.datasets.polygons import parse_labels, rasterize
+
 TOOLS = Path(__file__).parents[2] / 'tools'
+DEEPCRACK = Path(__file__).parents[3] / 'shared' / 'data' / 'deepcrack'
 CRACKFOREST = Path(__file__).parents[3] / 'shared' / 'data' / 'crackforest'
 
 
@@ -155,8 +158,10 @@ def test_files_that_are_no_masks(masks, tmp_path, convert_masks, capsys):
     (masks / 'a.png').write_bytes(b'no image')
     assert 'a.png cannot be read as an image' in run_to_error(convert_masks, masks, tmp_path / 'out', capsys=capsys)
     cv2.imwrite(str(masks / 'a.png'), np.arange(27, dtype=np.uint8).reshape(3, 3, 3))
-    assert 'a.png is a colour image' in run_to_error(convert_masks, masks, tmp_path / 'out', capsys=capsys)
-    assert 'no .png in ' in run_to_error(convert_masks, tmp_path / 'out', tmp_path / 'o', capsys=capsys)
+    message = run_to_error(convert_masks, masks, tmp_path / 'out', '--overwrite', capsys=capsys)
+    assert 'a.png is a colour image' in message
+    (tmp_path / 'none').mkdir()
+    assert 'no mask (.png, ' in run_to_error(convert_masks, tmp_path / 'none', tmp_path / 'o', capsys=capsys)
     assert 'is no folder' in run_to_error(convert_masks, tmp_path / 'nowhere', tmp_path / 'o', capsys=capsys)
 
 
@@ -169,3 +174,168 @@ def test_labels_are_only_replaced_when_asked(masks, tmp_path, convert_masks, cap
     convert_masks([str(masks), str(out), '--overwrite'])
     assert (out / 'b.txt').read_text().startswith('0 ')
     assert sorted(path.name for path in out.iterdir()) == ['a.txt', 'b.txt', 'empty.txt']
+
+
+def spelled(mask: np.ndarray) -> dict[str, Image.Image]:
+    """One mask as programs save it; each shows white on black, but for the two last, in colour and dark."""
+    grey, zero_one, zero = Image.fromarray(mask * 255), Image.fromarray(mask), 0 * mask
+    palettes = {
+        'black and white palette': [0, 0, 0, 255, 255, 255],
+        'class colour palette': [0, 0, 0, 250, 50, 83],
+        'dark class colour palette': [0, 0, 0, 128, 0, 0],
+    }
+    images = {
+        '0 and 255': grey,
+        'two levels': grey.convert('1'),
+        'RGB': grey.convert('RGB'),
+        'RGBA': grey.convert('RGBA'),
+        'LA': grey.convert('LA'),
+        'transparent background': Image.fromarray(np.dstack([255 + zero, mask * 255])),
+        '16 bits': Image.fromarray(mask.astype(np.uint16) * 65535),
+        '16 bits, 0 and 255': Image.fromarray(mask.astype(np.uint16) * 255),
+        'red': Image.fromarray(np.dstack([mask * 255, zero, zero])),
+        'CMYK': grey.convert('CMYK'),
+        'float': Image.fromarray(mask.astype(np.float32)),
+    }
+    for name, colors in palettes.items():
+        images[name] = zero_one.copy()
+        images[name].putpalette(colors)
+    return images
+
+
+SPELLED = list(spelled(np.zeros((2, 2), np.uint8)))
+
+
+@pytest.mark.parametrize('threshold', [None, 127])
+@pytest.mark.parametrize('name', SPELLED)
+def test_what_is_displayed_counts_with_and_without_threshold(tmp_path, convert_masks, name, threshold):
+    mask = (np.random.default_rng(1).random((20, 30)) < 0.3).astype(np.uint8)
+    (tmp_path / 'in').mkdir()
+    suffix = 'tif' if name in ('float', 'CMYK') else 'png'
+    spelled(mask)[name].save(tmp_path / 'in' / f'a.{suffix}')
+    options = [] if threshold is None else ['--threshold', str(threshold)]
+    convert_masks([str(tmp_path / 'in'), str(tmp_path / 'out'), *options])
+    np.testing.assert_array_equal(label_map(tmp_path / 'out' / 'a.txt', mask.shape), mask)
+
+
+@pytest.mark.parametrize('suffix', ['bmp', 'tif', 'tiff', 'webp', 'PNG', 'jpg', 'JPEG', 'jfif'])
+def test_formats_of_masks(tmp_path, convert_masks, suffix):
+    mask = np.zeros((32, 48), np.uint8)
+    mask[8:16, 8:40] = 1
+    (tmp_path / 'in').mkdir()
+    is_jpeg = suffix.lower() in ('jpg', 'jpeg', 'jfif')
+    options = {'lossless': True} if suffix == 'webp' else {'quality': 100, 'format': 'JPEG'} if is_jpeg else {}
+    Image.fromarray(mask * 255).save(tmp_path / 'in' / f'a.{suffix}', **options)
+    convert_masks([str(tmp_path / 'in'), str(tmp_path / 'out'), *(['--threshold', '127'] if is_jpeg else [])])
+    np.testing.assert_array_equal(label_map(tmp_path / 'out' / 'a.txt', mask.shape), mask)
+
+
+def label_map(label: Path, shape: tuple[int, int]) -> np.ndarray:
+    return rasterize(parse_labels(label.read_bytes(), shape, source=str(label)), shape)
+
+
+def test_soft_edges_ask_for_a_threshold(tmp_path, convert_masks, capsys):
+    (tmp_path / 'in').mkdir()
+    mask = np.zeros((32, 48), np.uint8)
+    cv2.line(mask, (3, 3), (40, 25), 255, 3)
+    Image.fromarray(mask).save(tmp_path / 'in' / 'grey.jpg', quality=75)
+    Image.fromarray(np.dstack([cv2.blur(mask, (3, 3)), 0 * mask, 0 * mask])).save(tmp_path / 'in' / 'red.png')
+    message = run_to_error(convert_masks, tmp_path / 'in', tmp_path / 'out', capsys=capsys)
+    assert '2 of 2 masks could not be read' in message
+    assert 'grey.jpg has the values 0, 1' in message
+    assert 'red.png is a colour image with' in message
+    assert message.count('--threshold 127') == 2
+    convert_masks([str(tmp_path / 'in'), str(tmp_path / 'out'), '--threshold', '127'])
+    expected = np.asarray(Image.open(tmp_path / 'in' / 'grey.jpg')) > 127
+    np.testing.assert_array_equal(label_map(tmp_path / 'out' / 'grey.txt', mask.shape), expected)
+    assert 'red.png: foreground is where the brightest of red, green and blue is above 127' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('pixels', 'remedy'),
+    [
+        (np.eye(9, dtype=np.uint8), 'Masks of 0 and 1 are read without a threshold'),
+        (np.eye(9, dtype=np.uint8) * 76, 'Take one below 76'),
+        (np.eye(9, dtype=np.uint8)[..., None] * np.array([100, 0, 3], np.uint8), 'Take one below 100'),
+    ],
+)
+def test_foreground_that_a_threshold_would_empty_is_an_error(tmp_path, convert_masks, capsys, pixels, remedy):
+    (tmp_path / 'in').mkdir()
+    Image.fromarray(pixels).save(tmp_path / 'in' / 'a.png')
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / 'in' / 'b.png')
+    message = run_to_error(
+        convert_masks, tmp_path / 'in', tmp_path / 'out', '--threshold', 127, '--class-id', 1, capsys=capsys
+    )
+    assert '1 of 2 masks could not be read, the others are written' in message
+    assert 'a.png would lose its foreground' in message
+    assert remedy in message
+    assert {path.name: path.read_text() for path in (tmp_path / 'out').iterdir()} == {'b.txt': ''}
+
+
+def test_foreground_that_only_transparency_shows_is_an_error(tmp_path, convert_masks, capsys):
+    (tmp_path / 'in').mkdir()
+    alpha = np.eye(9, dtype=np.uint8) * 255
+    Image.fromarray(np.dstack([0 * alpha, alpha])).save(tmp_path / 'in' / 'a.png')
+    Image.fromarray(np.dstack([alpha, alpha, alpha, 0 * alpha])).save(tmp_path / 'in' / 'b.png')
+    for options in ((), ('--threshold', 127)):
+        message = run_to_error(convert_masks, tmp_path / 'in', tmp_path / 'out', *options, capsys=capsys)
+        assert 'a.png is black where it is not transparent' in message
+        assert 'b.png is black where it is not transparent' in message
+
+
+def test_class_colours_are_told(tmp_path, convert_masks, capsys):
+    """As CVAT's "segmentation mask" export has them."""
+    (tmp_path / 'in').mkdir()
+    pixels = np.zeros((9, 9, 3), np.uint8)
+    pixels[:2], pixels[5:] = (250, 50, 83), (51, 221, 255)
+    Image.fromarray(pixels).save(tmp_path / 'in' / 'a.png')
+    convert_masks([str(tmp_path / 'in'), str(tmp_path / 'out')])
+    np.testing.assert_array_equal(label_map(tmp_path / 'out' / 'a.txt', (9, 9)), pixels.any(axis=2))
+    out = capsys.readouterr().out
+    assert 'every colour other than black is foreground (RGB (51, 221, 255), (250, 50, 83))' in out
+    assert '1 masks are more than half foreground: a.png' in out
+    pixels[~pixels.any(axis=2)] = 9
+    Image.fromarray(pixels).save(tmp_path / 'in' / 'a.png')
+    message = run_to_error(convert_masks, tmp_path / 'in', tmp_path / 'out', '--overwrite', capsys=capsys)
+    assert 'a.png is a colour image without any black' in message
+
+
+def test_masks_beside_photographs(tmp_path, convert_masks, capsys):
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    mask = np.eye(9, dtype=np.uint8)
+    for name in 'ab':
+        cv2.imwrite(str(folder / f'{name}.jpg'), np.full((9, 9, 3), 90, np.uint8))
+    cv2.imwrite(str(folder / 'a.png'), mask)
+    convert_masks([str(folder), str(tmp_path / 'plain')])
+    assert '2 files are taken for photographs, not masks: a.jpg, b.jpg' in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / 'plain').iterdir()] == ['a.txt']
+
+    (folder / 'a.png').rename(folder / 'a_mask.bmp')
+    Image.fromarray(mask).save(folder / 'a_mask.bmp')
+    convert_masks([str(folder), str(tmp_path / 'suffix'), '--mask-suffix', '_mask'])
+    assert [path.name for path in (tmp_path / 'suffix').iterdir()] == ['a.txt']
+    np.testing.assert_array_equal(label_map(tmp_path / 'suffix' / 'a.txt', (9, 9)), mask)
+
+    Image.fromarray(mask).save(folder / 'a_mask.png')
+    options = ('--mask-suffix', '_mask', '--overwrite')
+    message = run_to_error(convert_masks, folder, tmp_path / 'suffix', *options, capsys=capsys)
+    assert 'several files of one name, and which are the masks? a_mask.bmp, a_mask.png' in message
+
+
+@pytest.mark.parametrize('threshold', [-1, 255])
+def test_threshold_without_sense(masks, tmp_path, convert_masks, capsys, threshold):
+    message = run_to_error(convert_masks, masks, tmp_path / 'o', '--threshold', threshold, capsys=capsys)
+    assert 'thresholds from 0 to 254' in message
+
+
+@pytest.mark.skipif(not DEEPCRACK.is_dir(), reason='needs the DeepCrack photographs')
+def test_deepcrack_masks(tmp_path, convert_masks):
+    (tmp_path / 'in').mkdir()
+    masks = sorted((DEEPCRACK / 'valid' / 'masks').iterdir())[:10]
+    for path in masks:
+        (tmp_path / 'in' / path.name).symlink_to(path)
+    convert_masks([str(tmp_path / 'in'), str(tmp_path / 'out')])
+    for path in masks:
+        expected = read(path) > 0
+        np.testing.assert_array_equal(label_map(tmp_path / 'out' / f'{path.stem}.txt', expected.shape), expected)

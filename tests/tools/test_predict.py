@@ -16,6 +16,7 @@ from matplotlib.colors import to_rgb
 from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
 
+from crack_plugin.datasets.photographs import READS_HEIC
 from crack_plugin.evaluation.geometry import measure_cracks
 from crack_plugin.visualization.panels import CLASS_COLORS, overlay
 
@@ -223,6 +224,59 @@ def test_unreadable_files_are_listed_after_the_others(
     for name in ('a0.jpg', 'empty.png'):
         (images / name).unlink()
     predict(images)
+
+
+def test_photographs_that_training_refuses_are_not_predicted(
+    predict, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(images / 'sensor.png'), np.linspace(0, 4095, 64 * 48).reshape(48, 64).astype(np.uint16))
+    error = refusal(lambda: predict(images), capsys, code=1)
+    assert 'sensor.png has 16 bits a channel, but its brightest value is 4095 of 65535' in error
+    assert [row['mask'] for row in rows_of(images.parent / 'out')] == [
+        'masks/a.png',
+        'masks/b.png',
+        'masks/pier 2/c.png',
+    ]
+
+
+@pytest.mark.skipif(READS_HEIC, reason='pillow-heif is installed')
+def test_pictures_of_other_formats_are_counted_and_fail(
+    predict, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ('1.HEIC', '2.heic', 'pier 2/3.HEIC', 'x.CR2', 'clip.MOV', '._1.gif'):
+        (images / name).write_bytes(b'x')
+    for name in ('notes.txt', 'a.json', 'Thumbs.db', 'a.xml', 'LICENSE'):
+        (images / name).write_bytes(b'x')
+    (images / 'b.jpg').rename(images / 'b.jfif')
+    with pytest.raises(SystemExit) as stop:
+        predict(images)
+    assert stop.value.code == 1
+    output = capsys.readouterr()
+    lines = (
+        f'3 .heic files are not read: {images}/1.HEIC, {images}/2.heic, {images}/pier 2/3.HEIC. HEIC is read with',
+        f'1 .cr2 file is not read: {images}/x.CR2. .cr2 is not read. Convert it to JPEG or PNG.',
+        f'1 .mov file is not read: {images}/clip.MOV. Videos are taken where they are named, or found by a pattern',
+    )
+    for line in lines:
+        assert line in output.out
+        assert line in output.err
+    assert '5 files could not be read, the others are done' in output.err
+    assert 'gif' not in output.out + output.err
+    assert [row['mask'] for row in rows_of(images.parent / 'out')] == [
+        'masks/a.png',
+        'masks/b.png',
+        'masks/pier 2/c.png',
+    ]
+
+
+@pytest.mark.skipif(READS_HEIC, reason='pillow-heif is installed')
+def test_folder_of_nothing_but_heic(predict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / 'phone').mkdir()
+    (tmp_path / 'phone' / 'IMG_1.HEIC').write_bytes(b'x')
+    assert '1 .heic file is not read' in refusal(lambda: predict(tmp_path / 'phone'), capsys)
+    assert '1 .heic file is not read' in refusal(
+        lambda: predict(tmp_path / 'phone' / 'IMG_1.HEIC', next(tmp_path.glob('phone/*'))), capsys, code=1
+    )
 
 
 @pytest.mark.parametrize('pattern', ['nowhere', 'nowhere/*.jpg'])

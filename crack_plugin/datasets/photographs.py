@@ -1,0 +1,243 @@
+"""How a photograph is read, and which are refused: the same in training, test, prediction, benchmark and check."""
+
+import io
+import struct
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import PurePath
+from typing import Any
+
+import cv2
+import mmcv
+import numpy as np
+from mmcv.transforms import LoadImageFromFile
+from mmengine import fileio
+from mmseg.registry import TRANSFORMS
+from PIL import Image, UnidentifiedImageError
+from tifffile import PHOTOMETRIC, SAMPLEFORMAT, TiffFile
+
+HEIC_SUFFIXES = frozenset({'.heic', '.heif', '.hif'})
+READS_HEIC = find_spec('pillow_heif') is not None
+
+IMAGE_SUFFIXES = frozenset(
+    {'.bmp', '.jfif', '.jif', '.jpe', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
+    | (HEIC_SUFFIXES if READS_HEIC else set())
+)
+"""Suffixes of the files that are read, in lower case. HEIC is read where pillow-heif is installed."""
+
+# fmt: off
+UNREAD_SUFFIXES = (HEIC_SUFFIXES | {
+    # raw files of cameras
+    '.3fr', '.arw', '.cr2', '.cr3', '.crw', '.dcr', '.dng', '.erf', '.fff', '.iiq', '.kdc', '.mef', '.mos', '.mrw',
+    '.nef', '.nrw', '.orf', '.pef', '.raf', '.raw', '.rw2', '.rwl', '.sr2', '.srf', '.srw', '.x3f',
+    # others
+    '.avif', '.exr', '.gif', '.hdr', '.j2k', '.jp2', '.jpf', '.jpx', '.jxl', '.jxr', '.mpo', '.pbm', '.pgm', '.pnm',
+    '.ppm', '.psb', '.psd', '.svg', '.tga',
+}) - IMAGE_SUFFIXES
+# fmt: on
+"""Suffixes of pictures that are not read, in lower case; a file of any other suffix is taken for no picture."""
+
+# 8 bits are the upper 8 of 16. Where not one value reaches a quarter of the range, the file holds the 10 to 14 bits of
+# a sensor, and the picture would be dark or plain black.
+_DIMMEST_16_BIT = 2**14
+_TIFF_HEADS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
+_HEIC_BRANDS = (b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1')
+_DAMAGED = (
+    'cannot be decoded: it is damaged, incomplete, or not what its extension says. Copy or export it again, or remove '
+    'it (from a dataset, together with its label).'
+)
+_ONE_PICTURE = 'Only its first picture would be read: save each as a file of its own.'
+# By photometric interpretation of a TIFF file.
+_COLOR_SAMPLES: dict[int, int] = {
+    PHOTOMETRIC.MINISWHITE: 1,
+    PHOTOMETRIC.MINISBLACK: 1,
+    PHOTOMETRIC.PALETTE: 1,
+    PHOTOMETRIC.RGB: 3,
+    PHOTOMETRIC.YCBCR: 3,
+    PHOTOMETRIC.CIELAB: 3,
+    PHOTOMETRIC.SEPARATED: 4,
+}
+_TO_8_BITS = 'Convert it to 8 bits, with the range of grey values stretched as you want the model to see it.'
+
+
+class ImageError(ValueError):
+    """An image file that cannot be read as it stands. The message names the file and the remedy."""
+
+
+def read_photograph(
+    path: str, color_type: str = 'color', backend: str = 'cv2', *, content: bytes | None = None
+) -> np.ndarray:
+    """Read a photograph, turned as its EXIF orientation says.
+
+    Args:
+        path: The file, or an address that mmengine can fetch.
+        color_type: As for ``mmcv.imfrombytes``: 'color' gives BGR.
+        backend: As for ``mmcv.imfrombytes``.
+        content: The file's content, where it has been read already.
+
+    Returns:
+        Shape (H, W, 3), uint8, for 'color'.
+
+    Raises:
+        ImageError: The file cannot be read or decoded, is of a format that is not read, holds several pictures, or
+            would become another picture in 8 bits and three channels.
+    """
+    if PurePath(path).suffix.lower() in UNREAD_SUFFIXES:
+        raise ImageError(f'image {path} cannot be read: {unread_remedy(PurePath(path).suffix.lower())}')
+    if content is None:
+        try:
+            content = fileio.get(path)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+    try:
+        fault = _fault(content, backend) if color_type != 'unchanged' else None
+        image = _decode(content, color_type, backend) if fault is None else None
+    except (cv2.error, OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        if isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem:
+            raise
+        raise _undecodable(path, content) from error
+    if fault is not None:
+        raise ImageError(f'image {path} {fault}')
+    if image is None:
+        raise _undecodable(path, content)
+    return image
+
+
+def unread_remedy(suffix: str) -> str:
+    """What to do about files of one of the ``UNREAD_SUFFIXES``."""
+    if suffix in HEIC_SUFFIXES:
+        return 'HEIC is read with pillow-heif only: `pip install pillow-heif`, or convert it to JPEG or PNG.'
+    return f'{suffix} is not read. Convert it to JPEG or PNG.'
+
+
+@TRANSFORMS.register_module(name='LoadImageFromFile')
+class LoadPhotograph(LoadImageFromFile):
+    """mmcv's ``LoadImageFromFile`` with the refusals of ``read_photograph``; arguments and keys are the same.
+
+    It has the name of the other in MMSegmentation's registry, so that configs, MMSegmentation's ``inference_model`` and
+    ``MMSegInferencer`` and test-time augmentation all read photographs alike.
+    """
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
+        """Load the image of ``img_path``.
+
+        Raises:
+            ImageError: See ``read_photograph``; with ``ignore_empty``, the result is None instead.
+        """
+        path = results['img_path']
+        try:
+            content = self._content(path)
+            image = read_photograph(path, self.color_type, self.imdecode_backend, content=content)
+        except ImageError:
+            if self.ignore_empty:
+                return None
+            raise
+        if self.to_float32:
+            image = image.astype(np.float32)
+        results['img'] = image
+        results['img_shape'] = image.shape[:2]
+        results['ori_shape'] = image.shape[:2]
+        return results
+
+    def _content(self, path: str) -> bytes:
+        try:
+            if self.file_client_args is not None:
+                return fileio.FileClient.infer_client(self.file_client_args, path).get(path)
+            return fileio.get(path, backend_args=self.backend_args)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+
+def with_refusals(transforms: Iterable[Any]) -> list[Any]:
+    """The transforms of a pipeline, with mmcv's own ``LoadImageFromFile`` replaced by a ``LoadPhotograph`` like it."""
+    return [_like(step) if type(step) is LoadImageFromFile else step for step in transforms]
+
+
+def _like(loader: LoadImageFromFile) -> LoadPhotograph:
+    own = LoadPhotograph()
+    own.__dict__.update(vars(loader))
+    return own
+
+
+def _decode(content: bytes, color_type: str, backend: str) -> np.ndarray | None:
+    if not _is_heic(content):
+        return mmcv.imfrombytes(content, flag=color_type, backend=backend)
+    if not READS_HEIC:
+        return None
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return mmcv.imfrombytes(content, flag=color_type, backend='pillow')
+
+
+def _is_heic(content: bytes) -> bool:
+    return content[4:8] == b'ftyp' and content[8:12] in _HEIC_BRANDS
+
+
+def _fault(content: bytes, backend: str) -> str | None:
+    """Why a file that can be decoded would become another picture than its owner sees; None if it would not."""
+    if content.startswith(b'\x89PNG'):
+        if b'acTL' in content[: max(0, content.find(b'IDAT'))]:
+            return f'is an animation. {_ONE_PICTURE}'
+        return _fault_of_16_bits(content, backend) if content[24:25] == b'\x10' else None
+    if content[:4] == b'RIFF' and content[8:16] == b'WEBPVP8X':
+        return f'is an animation. {_ONE_PICTURE}' if content[20:21] and content[20] & 2 else None
+    return _fault_of_tiff(content, backend) if content[:4] in _TIFF_HEADS else None
+
+
+def _fault_of_tiff(content: bytes, backend: str) -> str | None:
+    try:
+        return _fault_of_pages(content, backend)
+    except (IndexError, KeyError, TypeError, ValueError, struct.error):  # what tifffile raises for damaged headers
+        return _DAMAGED
+
+
+def _fault_of_pages(content: bytes, backend: str) -> str | None:
+    with TiffFile(io.BytesIO(content)) as tiff:
+        pages = [page.aspage() for page in tiff.pages]
+    # Previews and transparency lie beside the picture; a file that begins with a preview is a camera's raw file.
+    pictures = [page for page in pages if not page.is_reduced and not page.is_mask]
+    if not pictures or pictures[0] is not pages[0]:
+        return 'begins with a preview, as raw files of cameras do. Convert it to JPEG or PNG.'
+    if len(pictures) > 1:
+        return f'holds {len(pictures)} pictures. {_ONE_PICTURE}'
+    (page,) = pictures
+    colors = _COLOR_SAMPLES.get(page.photometric)
+    # One sample more is transparency.
+    if colors is None or page.samplesperpixel > colors + 1:
+        photometric = getattr(page.photometric, 'name', page.photometric)
+        return (
+            f'has {page.samplesperpixel} channels ({photometric}). Save the red, green and blue ones as an RGB image.'
+        )
+    if page.sampleformat == SAMPLEFORMAT.IEEEFP:
+        return f'has floating-point values. {_TO_8_BITS}'
+    if page.sampleformat != SAMPLEFORMAT.UINT or page.bitspersample > 16:
+        signed = ', signed' if page.sampleformat == SAMPLEFORMAT.INT else ''
+        return f'has {page.bitspersample} bits a channel{signed}. {_TO_8_BITS}'
+    return _fault_of_16_bits(content, backend) if page.bitspersample > 8 else None
+
+
+def _fault_of_16_bits(content: bytes, backend: str) -> str | None:
+    if backend != 'cv2':
+        return f'has 16 bits a channel, which imdecode_backend={backend!r} clips. {_TO_8_BITS}'
+    values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None:
+        return _DAMAGED
+    # The fourth channel is transparency, and mostly 65535.
+    brightest = values[..., :3].max() if values.ndim == 3 else values.max()
+    if brightest >= _DIMMEST_16_BIT:
+        return None
+    return (
+        f'has 16 bits a channel, but its brightest value is {brightest} of 65535: read as 8 bits it would be all but '
+        f'black. {_TO_8_BITS}'
+    )
+
+
+def _unreadable(path: str, error: OSError) -> ImageError:
+    return ImageError(f'image {path} cannot be read: {error.strerror or error}. Restore it, or remove it.')
+
+
+def _undecodable(path: str, content: bytes) -> ImageError:
+    if _is_heic(content) and not READS_HEIC:
+        return ImageError(f'image {path} cannot be decoded: it is a HEIC file. {unread_remedy(".heic")}')
+    return ImageError(f'image {path} {_DAMAGED}')
