@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.path import Path as Outline
-from matplotlib.transforms import Bbox
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
@@ -26,8 +24,10 @@ from crack_plugin.datasets.conversion import (
     check_outside,
     check_points,
     check_targets,
+    clip_polygon,
     find_image,
     image_size,
+    is_number,
     raise_faults,
     read_json,
     scale_mask,
@@ -192,7 +192,8 @@ def _find_pictures(entries: Sequence[Any], folder: Path, faults: Tally, notes: T
                 )
             continue
         seen[key] = (name, height, width)
-        path = find_image(name, [folder])
+        # Label Studio's names are relative to the .json, or to its server, and the images lie in `images`.
+        path = find_image(name, [folder, folder / 'images'])
         if path is None:
             faults.add('images that do not exist', name, f'Correct {folder}, or copy them there.')
             continue
@@ -312,11 +313,7 @@ def _parts(segmentation: Any) -> tuple[list[np.ndarray] | None, list[dict[str, A
 
 def _is_flat(part: Any) -> bool:
     """Whether a JSON value is ``[x1, y1, x2, y2, ...]``."""
-    return (
-        isinstance(part, list)
-        and bool(part)
-        and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in part)
-    )
+    return isinstance(part, list) and bool(part) and all(map(is_number, part))
 
 
 def _is_pairs(part: Any) -> bool:
@@ -352,15 +349,8 @@ def _draw(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
     """What pycocotools fills for polygons of shape (n, 2), as a mask of the given (H, W), bool."""
     height, width = shape
     # pycocotools cuts at the edges itself, but takes memory for each pixel of an edge, however far outside.
-    near = Bbox([(-width, -height), (2 * width, 2 * height)])
-    cut = []
-    for polygon in polygons:
-        if ((polygon < near.min) | (polygon > near.max)).any():
-            points = np.asarray(Outline(polygon).clip_to_bbox(near).vertices)
-        else:
-            points = polygon
-        if len(points) > 2:
-            cut.append(points.ravel().tolist())
+    near = [clip_polygon(polygon, (-width, -height), (2 * width, 2 * height)) for polygon in polygons]
+    cut = [polygon.ravel().tolist() for polygon in near if len(polygon)]
     if not cut:
         return np.zeros(shape, bool)
     return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(cut, height, width))).astype(bool)

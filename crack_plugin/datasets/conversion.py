@@ -15,6 +15,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 import yaml
+from matplotlib.path import Path as Outline
+from matplotlib.transforms import Bbox
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from crack_plugin.datasets.polygons import MAX_CLASSES
@@ -107,6 +109,11 @@ def whole_number(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number that a float can hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) > 1e300
 
 
 def find_image(name: str, folders: Sequence[Path]) -> Path | None:
@@ -235,6 +242,22 @@ def check_points(
     return False
 
 
+def clip_polygon(points: np.ndarray, lower: tuple[float, float], upper: tuple[float, float]) -> np.ndarray:
+    """The part of a polygon inside a rectangle.
+
+    Args:
+        points: Shape (n, 2): (x, y).
+        lower: The rectangle's least (x, y).
+        upper: Its greatest (x, y).
+
+    Returns:
+        Shape (m, 2), float64; ``points`` itself if nothing lies outside, m = 0 if everything does.
+    """
+    if ((points >= lower) & (points <= upper)).all():
+        return points
+    return np.asarray(Outline(points).clip_to_bbox(Bbox([lower, upper])).vertices, np.float64)
+
+
 def check_names(names: Sequence[str], out: Path, faults: Tally) -> None:
     """Add to ``faults`` what is wrong with names of classes for a dataset, of which another split may be there already.
 
@@ -242,7 +265,11 @@ def check_names(names: Sequence[str], out: Path, faults: Tally) -> None:
         ValueError: The ``data.yaml`` in ``out`` cannot be read.
     """
     if not 0 < len(names) <= MAX_CLASSES:
-        faults.add('classes', listed(names) or 'none', f'1 to {MAX_CLASSES} are possible: correct the export.')
+        faults.add(
+            'classes',
+            listed(names) or 'none',
+            f'1 to {MAX_CLASSES} are possible: correct the export, or tell which there are.',
+        )
     earlier = earlier_names(out)
     if earlier is not None and earlier != list(names):
         faults.add(
