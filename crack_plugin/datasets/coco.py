@@ -94,7 +94,10 @@ def convert_coco(
     faults, notes = Tally(), Tally()
     class_ids = _class_ids(content['categories'], content['annotations'], faults, notes)
     check_names(list(class_ids.names), out, faults)
-    pictures = _find_pictures(content['images'], images, faults, notes)
+    # Label Studio's names are relative to the .json, or to its server. CVAT's instances_train.json may go with
+    # images/train.
+    folders = [images, images / 'images', images / annotations.stem.rpartition('_')[2]]
+    pictures = _find_pictures(content['images'], folders, faults, notes)
     by_image = _by_image(content, class_ids.by_category, faults, notes)
     by_file = _by_file(pictures, faults, notes)
     check_targets(list(by_file), out / split, overwrite, faults)
@@ -170,7 +173,9 @@ def _class_ids(categories: Sequence[Any], annotations: Sequence[Any], faults: Ta
     return _Classes(names, {key: names.index(named[key][0]) for key in classes})
 
 
-def _find_pictures(entries: Sequence[Any], folder: Path, faults: Tally, notes: Tally) -> dict[_Key, _Picture]:
+def _find_pictures(
+    entries: Sequence[Any], folders: Sequence[Path], faults: Tally, notes: Tally
+) -> dict[_Key, _Picture]:
     """The entries of ``images`` by id, without those that are at fault."""
     pictures: dict[_Key, _Picture] = {}
     seen: dict[_Key, tuple[Any, ...]] = {}
@@ -192,10 +197,9 @@ def _find_pictures(entries: Sequence[Any], folder: Path, faults: Tally, notes: T
                 )
             continue
         seen[key] = (name, height, width)
-        # Label Studio's names are relative to the .json, or to its server, and the images lie in `images`.
-        path = find_image(name, [folder, folder / 'images'])
+        path = find_image(name, folders)
         if path is None:
-            faults.add('images that do not exist', name, f'Correct {folder}, or copy them there.')
+            faults.add('images that do not exist', name, f'Correct {folders[0]}, or copy them there.')
             continue
         try:
             found = image_size(path)

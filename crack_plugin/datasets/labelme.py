@@ -158,6 +158,11 @@ def convert_labelme(
     check_boxes(options.boxes)
     check_outside(options.outside)
     files = sorted(source.rglob('*.json')) if source.is_dir() else [source]
+    if not files and any(source.rglob('*.xml')):
+        raise ConversionError(
+            f"{source} has .xml files and no .json: they are of LabelMe's former web version, as CVAT exports them. "
+            'Export COCO, and convert it with tools/convert_coco_to_yolo.py.'
+        )
     if not files:
         raise ConversionError(f'there is no .json file in {source}. Correct the path.')
     faults, notes = Tally(), Tally()

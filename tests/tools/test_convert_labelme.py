@@ -282,6 +282,8 @@ def test_all_faults_are_told_at_once_and_corrected_files_convert(convert, tmp_pa
 def test_nothing_to_convert(convert, tmp_path, capsys):
     (tmp_path / 'photos').mkdir()
     assert 'no .json file in' in error_of(convert, tmp_path, capsys)
+    (tmp_path / 'photos/a.xml').touch()
+    assert 'as CVAT exports them' in error_of(convert, tmp_path, capsys)
     annotate(tmp_path / 'photos', [])
     assert 'Classes (1): none' in error_of(convert, tmp_path, capsys)
     run(convert, tmp_path, '--classes', 'crack')
