@@ -245,7 +245,8 @@ def test_commands_of_the_page(tmp_path, monkeypatch, section):
     for split in ('train', 'valid', 'test'):
         if split == 'test' and not any('test' in name for name in pictures.masks):
             continue
-        dataset = YOLOCrackDataset('data/cracks', split, pipeline=[LoadImageFromFile(), LoadYOLOPolygons()])
+        pipeline = [LoadImageFromFile(), LoadYOLOPolygons()]
+        dataset = YOLOCrackDataset('data/cracks', split, pipeline=pipeline, serialize_data=False)
         read |= {Path(sample['img_path']).stem: sample['gt_seg_map'] for sample in dataset}
     assert read.keys() == pictures.masks.keys()
     for name, mask in pictures.masks.items():
