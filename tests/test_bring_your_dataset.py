@@ -153,6 +153,15 @@ def cvat_yolo(data: Path, pictures: Pictures) -> None:
     write_text(data / 'cvat/data.yaml', 'names:\n  0: crack\npath: .\ntrain: train.txt\n')
 
 
+def cvat_masks(data: Path, pictures: Pictures) -> None:
+    for _, name in pictures.of({'a': 6}):
+        mask = pictures.save(data / 'cvat/JPEGImages', name)
+        palette = np.array([(0, 0, 0), (250, 50, 83)], np.uint8)
+        (data / 'cvat/SegmentationClass').mkdir(exist_ok=True)
+        Image.fromarray(palette[mask]).save(data / f'cvat/SegmentationClass/{name}.png')
+    write_text(data / 'cvat/labelmap.txt', 'background:0,0,0::\ncrack:250,50,83::\n')
+
+
 def labelme(data: Path, pictures: Pictures) -> None:
     folder = data / 'labelme'
     for _, name in pictures.of({'a': 6}):
@@ -197,6 +206,7 @@ EXPORTS: dict[str, Callable[[Path, Pictures], None]] = {
     'Label Studio, COCO': label_studio_coco,
     'CVAT, COCO': cvat_coco,
     'CVAT, YOLO': cvat_yolo,
+    'CVAT, masks': cvat_masks,
     'LabelMe': labelme,
     'DeepCrack': deepcrack,
     'Crack500, crops': crack500('crop', ''),
@@ -204,7 +214,7 @@ EXPORTS: dict[str, Callable[[Path, Pictures], None]] = {
     "khanhha's collection": khanhha,
 }
 # To be taken out one by one, as the tools learn to read these.
-PENDING = {'Label Studio, YOLO', 'Crack500, whole photographs', "khanhha's collection"}
+PENDING = {'Label Studio, YOLO', 'CVAT, masks', 'Crack500, whole photographs', "khanhha's collection"}
 
 
 def test_each_section_has_a_miniature():
