@@ -338,6 +338,25 @@ def add_annotations_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of a tool that converts annotations: where to write, and what to do with odd ones."""
+    parser.add_argument('out', type=Path, help='folder of the dataset to write')
+    parser.add_argument('--split', default='train', help='default: %(default)s')
+    parser.add_argument(
+        '--boxes',
+        choices=['error', 'fill', 'drop'],
+        default='error',
+        help='boxes where a segmentation should be: an error, rectangles, or left out (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--outside',
+        choices=['error', 'clip'],
+        default='error',
+        help='shapes that reach far outside their image: an error, or cut at the edge (default: %(default)s)',
+    )
+    parser.add_argument('--overwrite', action='store_true', help='replace labels that exist')
+
+
 def selected_splits(args: argparse.Namespace) -> list[str]:
     """The splits that ``add_dataset_arguments`` was asked for: by default 'train', 'val', and 'test' if it exists.
 
