@@ -16,9 +16,9 @@ PACKAGE = 'crack_plugin'
 # Lower bounds, here and below, are the oldest versions that the tests pass with, all at once: `make test-oldest`.
 # albumentations brings opencv-python-headless, which fills the same folder as opencv-python: of the same version, both
 # hold the same files but for the windows of cv2.imshow.
-AUGMENTATION = ['albumentations>=2.0.0,<3', 'opencv-python-headless>=4.13.0.90']
+AUGMENTATION = ['albumentations>=2.0.5,<3', 'opencv-python-headless>=4.13.0.90']
 COCO = ['pycocotools>=2.0.8']
-EXPORT = ['onnx>=1.18.0', 'onnxruntime>=1.22.0', 'onnxscript>=0.4.0']
+EXPORT = ['onnx>=1.18.0', 'onnxruntime>=1.22.0', 'onnxscript>=0.7.0']
 MIM_CONTENT = ('configs', 'tools', 'model-index.yml')
 
 
