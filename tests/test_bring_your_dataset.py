@@ -213,8 +213,6 @@ EXPORTS: dict[str, Callable[[Path, Pictures], None]] = {
     'Crack500, whole photographs': crack500('data', '_mask'),
     "khanhha's collection": khanhha,
 }
-# To be taken out one by one, as the tools learn to read these.
-PENDING = {'Label Studio, YOLO', 'CVAT, masks', 'Crack500, whole photographs', "khanhha's collection"}
 
 
 def test_each_section_has_a_miniature():
@@ -235,15 +233,7 @@ def run_command(line: str) -> None:
         assert not stop.code, line
 
 
-@pytest.mark.parametrize(
-    'section',
-    [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, raises=(AssertionError, FileNotFoundError)))
-        if name in PENDING
-        else name
-        for name in EXPORTS
-    ],
-)
+@pytest.mark.parametrize('section', EXPORTS)
 def test_commands_of_the_page(tmp_path, monkeypatch, section):
     monkeypatch.syspath_prepend(ROOT / 'tools')
     monkeypatch.chdir(tmp_path)

@@ -16,12 +16,10 @@ from tqdm import tqdm
 
 from crack_plugin.datasets.conversion import (
     ConversionError,
-    Outside,
     Sample,
     Tally,
     agree_on_size,
     check_names,
-    check_outside,
     check_points,
     check_targets,
     clip_polygon,
@@ -34,7 +32,7 @@ from crack_plugin.datasets.conversion import (
     whole_number,
     write_split,
 )
-from crack_plugin.datasets.polygons import Boxes, check_boxes, format_labels
+from crack_plugin.datasets.polygons import Boxes, Outside, check_boxes, check_outside, format_labels
 
 _Key = int | str
 

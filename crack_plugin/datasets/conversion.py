@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
@@ -19,10 +19,8 @@ from matplotlib.path import Path as Outline
 from matplotlib.transforms import Bbox
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from crack_plugin.datasets.polygons import MAX_CLASSES
+from crack_plugin.datasets.polygons import MAX_CLASSES, Outside
 from crack_plugin.datasets.yolo_layout import listed, read_data_yaml
-
-Outside = Literal['error', 'clip']
 
 # Beyond that many pixels a coordinate belongs to no picture, and drawing it would overflow.
 _MAX_COORDINATE = 1e6
@@ -80,12 +78,6 @@ def raise_faults(faults: Tally, source: Path) -> None:
         raise ConversionError(f'{source}: {lines[0]} Nothing was written.')
     listing = '\n'.join(f'- {line}' for line in lines)
     raise ConversionError(f'{source}: faults of {len(lines)} kinds, nothing was written.\n{listing}')
-
-
-def check_outside(outside: str) -> None:
-    """Raise ``ValueError`` unless ``outside`` is a way to treat points far outside an image."""
-    if outside not in get_args(Outside):
-        raise ValueError(f"outside={outside!r} is not known: 'error' or 'clip' (cut at the edge)")
 
 
 def read_json(path: Path) -> Any:

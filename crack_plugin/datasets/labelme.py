@@ -20,12 +20,10 @@ from tqdm import tqdm
 
 from crack_plugin.datasets.conversion import (
     ConversionError,
-    Outside,
     Sample,
     Tally,
     agree_on_size,
     check_names,
-    check_outside,
     check_points,
     check_targets,
     clip_polygon,
@@ -39,8 +37,8 @@ from crack_plugin.datasets.conversion import (
     whole_number,
     write_split,
 )
-from crack_plugin.datasets.polygons import Boxes, Polygon, check_boxes, format_labels, rasterize
-from crack_plugin.datasets.yolo_layout import IMAGE_SUFFIXES
+from crack_plugin.datasets.photographs import IMAGE_SUFFIXES
+from crack_plugin.datasets.polygons import Boxes, Outside, Polygon, check_boxes, check_outside, format_labels, rasterize
 
 Unannotated = Literal['skip', 'background']
 
