@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
@@ -117,6 +118,57 @@ def log() -> Iterator[list[str]]:
 def tiny_sam3() -> dict[str, Any]:
     """Overrides of ``Sam3Config`` for a random SAM 3 of 0.9 M parameters at 56 px."""
     return copy.deepcopy(TINY_SAM3)
+
+
+class FakeCuda:
+    """Stands for ``torch.cuda`` of a machine with two GPUs: what is asked of which, and the state of each generator.
+
+    Without an index a call is for the first GPU, as long as none is set.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int]] = []
+        self.states = {0: torch.tensor(10), 1: torch.tensor(11)}
+
+    def called(self, name: str) -> list[int]:
+        """Indices of the GPUs of which ``name`` was called."""
+        return [index for other, index in self.calls if other == name]
+
+    def function(self, name: str, result: Any = None) -> Any:
+        def call(device: Any = None) -> Any:
+            self.calls.append((name, torch.device('cuda' if device is None else device).index or 0))
+            return result
+
+        return call
+
+    def get_rng_state(self, device: int = 0) -> torch.Tensor:
+        return self.states[device]
+
+    def set_rng_state(self, state: torch.Tensor, device: int = 0) -> None:
+        self.states[device] = state
+
+    def manual_seed_all(self, seed: int) -> None:
+        self.states = dict.fromkeys(self.states, torch.tensor(seed))
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    """``torch.cuda`` that records instead of doing."""
+    fake = FakeCuda()
+    results = {
+        'synchronize': None,
+        'reset_peak_memory_stats': None,
+        'max_memory_allocated': 5 * 2**20,
+        'memory_allocated': 2**20,
+        'get_device_name': 'Fake GPU',
+    }
+    for name, result in results.items():
+        monkeypatch.setattr(torch.cuda, name, fake.function(name, result))
+    for name in ('get_rng_state', 'set_rng_state', 'manual_seed_all'):
+        monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    return fake
 
 
 @pytest.fixture(scope='session')
