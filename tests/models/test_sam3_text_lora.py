@@ -201,10 +201,28 @@ def test_threshold_labels_takes_the_best_foreground_class() -> None:
 
 
 def test_train_iou_leaves_ignored_pixels_out() -> None:
-    prediction = torch.tensor([[[1, 1, 0, 1]]])
+    logits = torch.tensor([[[[1.0, 1.0, -1.0, 1.0]]]])
     labels = torch.tensor([[[1, 0, 1, 255]]])
-    assert foreground_iou(prediction, labels, 1).item() == pytest.approx(1 / 3, abs=1e-5)
-    assert foreground_iou(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), 1).item() == 1
+    assert foreground_iou(logits, labels, 0.5).item() == pytest.approx(1 / 3, abs=1e-5)
+    assert foreground_iou(logits, labels, 0.8).item() == pytest.approx(0, abs=1e-5)
+    assert foreground_iou(torch.full((1, 1, 2, 2), -1.0), torch.zeros(1, 2, 2), 0.5).item() == 1
+
+
+def test_train_iou_of_several_classes_and_images_over_many_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from whole label maps: the mean over images and classes of their own IoU."""
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(2, 3, 50, 40, generator=generator), torch.randint(0, 4, (2, 50, 40))
+    labels[:, :5] = 255
+    probability = F.pad(logits, (0, 0, 0, 0, 1, 0)).softmax(dim=1)
+    predicted = torch.where(1 - probability[:, 0] > 0.8, probability[:, 1:].argmax(dim=1) + 1, 0)
+    predicted[labels == 255] = 0
+    ious = [
+        ((p == c) & (t == c)).sum() / ((p == c) | (t == c)).sum()
+        for p, t in zip(predicted, labels, strict=True)
+        for c in (1, 2, 3)
+    ]
+    monkeypatch.setattr('crack_plugin.models.strips.CPU_PIXELS', 700)
+    assert foreground_iou(logits, labels, 0.8).item() == pytest.approx(torch.stack(ious).mean().item(), abs=1e-6)
 
 
 def test_losses_of_one_name_add_up(tiny_sam3: dict) -> None:
