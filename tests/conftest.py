@@ -17,6 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import crack_plugin  # noqa: F401 - before any mmseg: makes it importable with mmcv-lite
 from crack_plugin.datasets.synthetic import write_dataset
@@ -118,6 +119,12 @@ def log() -> Iterator[list[str]]:
 def tiny_sam3() -> dict[str, Any]:
     """Overrides of ``Sam3Config`` for a random SAM 3 of 0.9 M parameters at 56 px."""
     return copy.deepcopy(TINY_SAM3)
+
+
+def tensor_on(device: str) -> torch.Tensor:
+    """A tensor without values, on a device that need not be there."""
+    with FakeTensorMode():
+        return torch.empty(1, device=device)
 
 
 class FakeCuda:

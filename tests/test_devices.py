@@ -5,20 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, FakeCuda, load_script
+from conftest import ROOT, FakeCuda, load_script, tensor_on
 from mmengine.config import Config
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from crack_plugin.hooks.history import HistoryHook
 from crack_plugin.hooks.prefix_cache import _own_randomness
 from crack_plugin.hooks.reproducibility import seed
 from crack_plugin.visualization.validation import predict
-
-
-def tensor_on(device: str) -> torch.Tensor:
-    """A tensor without values, on a device that need not be there."""
-    with FakeTensorMode():
-        return torch.empty(1, device=device)
 
 
 @pytest.mark.parametrize(('device', 'waited_for'), [('cuda:1', [1]), ('cpu', [])])

@@ -324,10 +324,15 @@ class SAM3TextLoRA(EncoderDecoder):
     def merge_adapter(self) -> None:
         """Fold LoRA into the weights, in place. The model predicts the same, trains no more, and saves no adapters.
 
+        That is done on the CPU, wherever the model is: with ``dtype`` it takes the whole base in fp32, for which there
+        may be no room on a GPU.
+
         Raises:
             ValueError: The model has no adapters.
         """
         adapted = self._require_adapters()
+        device = self.prompt_ids.device
+        self.cpu()
         # A merged model drops what it has no more use for, such as an adapted text encoder. If all weights were
         # trained, it keeps everything, and is itself what can be saved.
         self._merged = adapters.snapshot(adapted) if self.trainable == 'lora' else None
@@ -336,11 +341,12 @@ class SAM3TextLoRA(EncoderDecoder):
         elif self._merged is not None:
             # Adding to rounded weights would round twice: start from the base as it was stored.
             whole, _ = sam3_semantic.load_base(self.base, self.image_size)
-            self.sam3 = adapters.graft(self._merged, whole.to(self.prompt_ids.device))
+            self.sam3 = adapters.graft(self._merged, whole)
         self.sam3.requires_grad_(False)
         self.close_prefix_cache()
         self._prepare()
         self.sam3.requires_grad_(False)
+        self.to(device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a whole Hugging Face SAM 3 with tokenizer, adapters merged and dropped modules taken from the base.

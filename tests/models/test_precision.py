@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import tensor_on
 from torch import Tensor
 from transformers.models.sam3.modeling_sam3 import Sam3Model
 
-from crack_plugin.models import SAM3TextLoRA, sam3_semantic
+from crack_plugin.models import SAM3TextLoRA, adapters, sam3_semantic
 
 LORA = {'r': 2, 'lora_alpha': 4, 'lora_dropout': 0.0, 'target_modules': ['q_proj', 'k_proj', 'v_proj', 'o_proj']}
 
@@ -99,6 +100,34 @@ def test_merging_low_precision_weights_rounds_once(tiny_sam3: dict) -> None:
     weight, expected = (dict(model.sam3.named_parameters())[name] for model in (low, exact))
     assert torch.equal(weight, expected.to(torch.bfloat16))
     assert error(logits(low, images), logits(exact, images)) < 0.05
+
+
+def test_the_whole_base_in_fp32_stays_on_the_cpu(tiny_sam3: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model on a GPU goes to the CPU, is merged there, and comes back in its own precision."""
+    low = randomised(SAM3TextLoRA(base=tiny_sam3, lora=LORA, dtype='bfloat16'))
+    low.prompt_ids = tensor_on('cuda:1')
+    events: list[tuple[str, object]] = []
+
+    def cpu(self: SAM3TextLoRA) -> SAM3TextLoRA:
+        events.append(('cpu', None))
+        self.prompt_ids = torch.ones(1, 32, dtype=torch.long)
+        return self
+
+    graft = adapters.graft
+
+    def watched(adapter: adapters.Snapshot, whole: torch.nn.Module) -> object:
+        events.append(('graft', {parameter.device.type for parameter in whole.parameters()}))
+        return graft(adapter, whole)
+
+    def to(self: SAM3TextLoRA, device: torch.device) -> SAM3TextLoRA:
+        events.append((str(device), {parameter.dtype for parameter in self.parameters()}))
+        return self
+
+    monkeypatch.setattr(SAM3TextLoRA, 'cpu', cpu)
+    monkeypatch.setattr(SAM3TextLoRA, 'to', to)
+    monkeypatch.setattr(adapters, 'graft', watched)
+    low.merge_adapter()
+    assert events == [('cpu', None), ('graft', {'cpu'}), ('cuda:1', {torch.bfloat16})]
 
 
 def test_saved_model_is_merged_in_fp32_whatever_dtype_it_ran_in(tiny_sam3: dict, tmp_path: Path) -> None:
