@@ -37,6 +37,7 @@ from tqdm import tqdm
 from crack_plugin.evaluation.geometry import CrackGeometry, measure_cracks
 from crack_plugin.models import SAM3TextLoRA
 from crack_plugin.models.adapters import base_weights, is_adapted
+from crack_plugin.models.strips import strips
 from crack_plugin.visualization.panels import overlay
 
 MASKS, OVERLAYS, TABLE, SETTINGS = 'masks', 'overlays', 'predictions.csv', 'predict.json'
@@ -300,15 +301,15 @@ def class_scores(logits: Tensor, labels: Tensor) -> list[float]:
         labels: Shape (H, W).
     """
     classes = max(1, len(logits) - 1)
-    sums, counts = np.zeros(classes), np.zeros(classes)
-    for label in range(1, classes + 1):
-        # Row by row in strips: the probabilities of a large photograph would take as much memory as its logits.
-        for scores, predicted in zip(logits.split(64, dim=1), (labels == label).split(64), strict=True):
-            chosen = scores[:, predicted].float()
-            probability = chosen[0] if len(chosen) == 1 else chosen.softmax(dim=0)[label]
-            sums[label - 1] += probability.sum(dtype=torch.float64).item()
-            counts[label - 1] += len(probability)
-    return (sums / np.maximum(counts, 1)).tolist()
+    index = torch.arange(1, classes + 1, device=labels.device)[:, None, None]
+    sums, counts = (torch.zeros(classes, dtype=torch.float64, device=labels.device) for _ in range(2))
+    # The probabilities of a large photograph would take as much memory as its logits.
+    for rows in strips(*labels.shape, labels.device):
+        scores, chosen = logits[:, rows].float(), labels[rows] == index
+        probabilities = scores if len(scores) == 1 else scores.softmax(dim=0)[1:]
+        sums += torch.where(chosen, probabilities, 0).sum(dim=(1, 2), dtype=torch.float64)
+        counts += chosen.sum(dim=(1, 2))
+    return (sums / counts.clamp(min=1)).tolist()
 
 
 def predict_all(
