@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
+from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -176,6 +178,25 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     return fake
+
+
+@pytest.fixture
+def amp_on_cpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Options of mmengine's wrapper with torch's scaler, which CPUs have as well."""
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', partial(torch.amp.GradScaler, 'cpu'))
+    return {'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.dtype': 'bfloat16'}
+
+
+@pytest.fixture(params=['cpu', pytest.param('cuda', marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The CPU, and the GPU of a machine that has one: what a test asks of the one, it asks of the other."""
+    if request.param == 'cuda':
+        if not torch.cuda.is_available():
+            pytest.skip('needs a CUDA GPU')
+        # Or convolutions would round to 10 bits.
+        monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+    return request.param
 
 
 @pytest.fixture(scope='session')

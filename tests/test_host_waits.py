@@ -3,14 +3,12 @@
 import itertools
 import traceback
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -92,11 +90,11 @@ def test_waits_of_a_training_step(tiny_config: Path, monkeypatch: pytest.MonkeyP
     assert waits_of_a_step(cfg, monkeypatch) == expected
 
 
-def test_waits_of_a_training_step_with_a_scaler(tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
-    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', partial(torch.amp.GradScaler, 'cpu'))
+def test_waits_of_a_training_step_with_a_scaler(
+    tiny_config: Path, monkeypatch: pytest.MonkeyPatch, amp_on_cpu: dict[str, Any]
+) -> None:
     cfg = Config.fromfile(tiny_config)
-    cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype='bfloat16')
+    cfg.merge_from_dict(amp_on_cpu)
     assert waits_of_a_step(cfg, monkeypatch) == Counter(ALWAYS) + Counter(TEXT_ENCODER) + Counter(AMP)
 
 

@@ -173,10 +173,10 @@ class SAM3TextLoRA(EncoderDecoder):
         Returns:
             Logits, shape (N, K + 1, H, W), fp32; channel 0 (background) is 0.
         """
-        return _with_background(self._foreground_logits(inputs, batch_img_metas))
+        return _with_background(self.foreground_logits(inputs, batch_img_metas))
 
-    def _foreground_logits(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        """The same without the background, (N, K, H, W)."""
+    def foreground_logits(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """As :meth:`encode_decode`, without the background: shape (N, K, H, W)."""
         regions = [_region(inputs, meta) for meta in batch_img_metas]
         hidden = self._encode_prefix(self._stretch(inputs, regions))
         run = self._run(sam3_semantic.semantic_logits)
@@ -190,7 +190,7 @@ class SAM3TextLoRA(EncoderDecoder):
             inputs: Normalised images, shape (N, 3, H, W).
             data_samples: N samples with ``gt_sem_seg`` labels of shape (1, H, W), 255 where ignored.
         """
-        logits = self._foreground_logits(inputs, [sample.metainfo for sample in data_samples])
+        logits = self.foreground_logits(inputs, [sample.metainfo for sample in data_samples])
         maps = [sample.gt_sem_seg.data for sample in data_samples]
         labels = (maps[0] if len(maps) == 1 else torch.cat(maps)).long()
         losses: dict[str, Tensor] = {}
