@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PYTHON ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format clean
+.PHONY: help install demo test test-all test-gpu lint format clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ test: lint ## Lint, type-check and run the fast tests.
 
 test-all: lint ## The same with the slow tests.
 	@$(PYTEST)
+
+test-gpu: install ## Run the tests that a CUDA GPU adds: forward, backward, compiling, mixed precision, prefix cache.
+	@$(PY) -m pytest -m gpu
 
 lint: install ## Check style, formatting and types.
 	@$(PY) -m ruff check .

@@ -143,12 +143,12 @@ def test_strips_change_nothing(monkeypatch, num_classes, has_weight):
 
 @pytest.mark.parametrize('num_classes', [2, 4])
 @pytest.mark.parametrize('size', [(5, 7), (600, 700)])
-def test_background_of_zero_need_not_be_given(num_classes, size):
+def test_background_of_zero_need_not_be_given(num_classes, size, device):
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(2, num_classes - 1, *size, generator=generator)
     target = torch.randint(num_classes, (2, *size), generator=generator)
     target[0, 0] = 255
-    logits.requires_grad_()
+    logits, target = logits.to(device).requires_grad_(), target.to(device)
     loss = ForegroundDiceLoss().of_foreground(logits, target)
     expected = ForegroundDiceLoss()(torch.nn.functional.pad(logits, (0, 0, 0, 0, 1, 0)), target)
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=0)

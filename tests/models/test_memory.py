@@ -25,7 +25,8 @@ def build(base: dict, lora: dict = LORA, **arguments: object) -> SAM3TextLoRA:
 
 
 def gradients(model: SAM3TextLoRA, images: Tensor) -> dict[str, Tensor]:
-    label = SegDataSample(gt_sem_seg=PixelData(data=torch.ones(1, 56, 56, dtype=torch.long)), metainfo={})
+    labels = torch.ones(1, 56, 56, dtype=torch.long, device=images.device)
+    label = SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo={})
     model.loss(images, [label] * len(images))['loss_dice'].backward()
     return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
@@ -46,10 +47,10 @@ def saved_bytes(model: SAM3TextLoRA, images: Tensor) -> int:
 
 
 @pytest.mark.parametrize('dtype', [None, 'bfloat16'])
-def test_gradients_are_those_without_checkpointing(tiny_sam3: dict, dtype: str | None) -> None:
-    images = torch.randn(2, 3, 56, 56)
-    plain = gradients(build(tiny_sam3, dtype=dtype), images)
-    recomputed = gradients(build(tiny_sam3, dtype=dtype, activation_checkpointing=True), images)
+def test_gradients_are_those_without_checkpointing(tiny_sam3: dict, device: str, dtype: str | None) -> None:
+    images = torch.randn(2, 3, 56, 56, device=device)
+    plain = gradients(build(tiny_sam3, dtype=dtype).to(device), images)
+    recomputed = gradients(build(tiny_sam3, dtype=dtype, activation_checkpointing=True).to(device), images)
     for name, gradient in plain.items():
         assert recomputed[name] is not None, name
         assert (recomputed[name] - gradient).norm() <= 1e-5 * gradient.norm(), name

@@ -49,14 +49,15 @@ def samples(labels: Tensor, shapes: list[tuple[int, int]] | None = None) -> list
 
 
 @pytest.mark.parametrize('lora', [LORA, None], ids=['fresh adapters', 'no adapters'])
-def test_logits_equal_those_of_plain_hugging_face(tiny_sam3: dict, lora: dict | None) -> None:
-    model = build(tiny_sam3, prompts=['crack', 'rust stain'], lora=lora).eval()
+def test_logits_equal_those_of_plain_hugging_face(tiny_sam3: dict, device: str, lora: dict | None) -> None:
+    """Plain Hugging Face on the CPU."""
+    model = build(tiny_sam3, prompts=['crack', 'rust stain'], lora=lora).eval().to(device)
     images = torch.randn(2, 3, 56, 56)
     plain = plain_sam3(tiny_sam3)
     expected = torch.cat([plain_logits(plain, images, prompt) for prompt in ('crack', 'rust stain')], dim=1)
     expected = F.interpolate(expected, size=(56, 56), mode='bilinear', align_corners=False)
     with torch.no_grad():
-        logits = model.encode_decode(images, [{}, {}])
+        logits = model.encode_decode(images.to(device), [{}, {}]).cpu()
     assert logits.shape == (2, 3, 56, 56)
     assert not logits[:, 0].any()
     torch.testing.assert_close(logits[:, 1:], expected, atol=1e-5, rtol=0)
@@ -100,9 +101,10 @@ def test_batch_mates_do_not_matter(tiny_sam3: dict) -> None:
         torch.testing.assert_close(loss([0, 1]), (loss([0]) + loss([1])) / 2, atol=1e-6, rtol=0)
 
 
-def test_dead_adapters_are_fixed_and_the_others_learn(tiny_sam3: dict) -> None:
-    model = build(tiny_sam3)
-    losses = model.loss(torch.randn(1, 3, 56, 56), samples(torch.randint(0, 2, (1, 56, 56))))
+def test_dead_adapters_are_fixed_and_the_others_learn(tiny_sam3: dict, device: str) -> None:
+    model = build(tiny_sam3).to(device)
+    truth = samples(torch.randint(0, 2, (1, 56, 56), device=device))
+    losses = model.loss(torch.randn(1, 3, 56, 56, device=device), truth)
     losses['loss_dice'].backward()
     for name, parameter in model.named_parameters():
         dead = any(part in name for part in ('detr_decoder', 'geometry_encoder'))
@@ -111,9 +113,10 @@ def test_dead_adapters_are_fixed_and_the_others_learn(tiny_sam3: dict) -> None:
         assert (parameter.grad is not None) == trains, name
 
 
-def test_full_training_gives_every_trainable_weight_a_gradient(tiny_sam3: dict) -> None:
-    model = build(tiny_sam3, lora=None, trainable='all')
-    model.loss(torch.randn(1, 3, 56, 56), samples(torch.randint(0, 2, (1, 56, 56))))['loss_dice'].backward()
+def test_full_training_gives_every_trainable_weight_a_gradient(tiny_sam3: dict, device: str) -> None:
+    model = build(tiny_sam3, lora=None, trainable='all').to(device)
+    truth = samples(torch.randint(0, 2, (1, 56, 56), device=device))
+    model.loss(torch.randn(1, 3, 56, 56, device=device), truth)['loss_dice'].backward()
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert names
     assert all(dict(model.named_parameters())[name].grad is not None for name in names)
