@@ -14,10 +14,10 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> object:
 @pytest.mark.parametrize(
     ('config', 'inference', 'documented', 'promised'),
     [
-        ('sam3_lora_crack_lowmem', False, 2.36, 2.5),
+        ('sam3_lora_crack_lowmem', False, 2.37, 2.5),
         ('sam3_lora_crack_fast', False, 5.99, 6.0),
-        ('sam3_lora_crack_last8', False, 2.26, 2.5),
-        ('sam3_lora_crack_fast', True, 1.15, 1.3),
+        ('sam3_lora_crack_last8', False, 2.27, 2.5),
+        ('sam3_lora_crack_fast', True, 1.16, 1.3),
     ],
 )
 def test_peak_stays_below_what_is_promised(
