@@ -304,7 +304,7 @@ def class_scores(logits: Tensor, labels: Tensor) -> list[float]:
     index = torch.arange(1, classes + 1, device=labels.device)[:, None, None]
     sums, counts = (torch.zeros(classes, dtype=torch.float64, device=labels.device) for _ in range(2))
     # The probabilities of a large photograph would take as much memory as its logits.
-    for rows in strips(*labels.shape, labels.device):
+    for rows in strips(labels.shape[0], labels.shape[1], labels.device):
         scores, chosen = logits[:, rows].float(), labels[rows] == index
         probabilities = scores if len(scores) == 1 else scores.softmax(dim=0)[1:]
         sums += torch.where(chosen, probabilities, 0).sum(dim=(1, 2), dtype=torch.float64)

@@ -636,7 +636,7 @@ def _add_probabilities(totals: SampleList, samples: Sequence[SegDataSample]) -> 
 
 def _softmax_(logits: Tensor) -> None:
     """Softmax over the channels of logits (K + 1, H, W), in place."""
-    for rows in strips(*logits.shape[1:], logits.device):
+    for rows in strips(logits.shape[1], logits.shape[2], logits.device):
         logits[:, rows] = logits[:, rows].softmax(dim=0)
 
 
