@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PYTHON ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-oldest lint format clean
+.PHONY: help install demo test test-all test-gpu test-oldest lint format clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ test: lint ## Lint, type-check and run the fast tests.
 
 test-all: lint ## The same with the slow tests.
 	@$(PYTEST)
+
+test-gpu: install ## Run the tests that a CUDA GPU adds: forward, backward, compiling, mixed precision, prefix cache.
+	@$(PY) -m pytest -m gpu
 
 # Each `name>=version` of setup.py, here as `name==version`, in an environment of its own.
 OLDEST := .venv-oldest

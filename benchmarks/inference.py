@@ -16,9 +16,11 @@ from typing import Any
 
 import export
 import torch
+from mmengine.device import get_device
 from steps import (
     Work,
     matmul_peak,
+    on_gpu,
     our_config,
     our_inference,
     print_machine,
@@ -109,18 +111,25 @@ def _attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any
 
 def main() -> None:
     """Run the command line."""
-    cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--image-size', type=int, default=1008 if cuda else 336, metavar='PX')
-    parser.add_argument('--rounds', type=int, default=30 if cuda else 7, metavar='N', help='timed predictions of each')
-    parser.add_argument('--warmup', type=int, default=5 if cuda else 1, metavar='N', help='predictions before those')
+    parser.add_argument('--device', default=get_device(), help='default: %(default)s')
+    parser.add_argument('--image-size', type=int, metavar='PX', help='default: 1008 on a GPU, else 336')
+    parser.add_argument(
+        '--rounds', type=int, metavar='N', help='timed predictions of each (default: 30 on a GPU, else 7)'
+    )
+    parser.add_argument(
+        '--warmup', type=int, metavar='N', help='predictions before those (default: 5 on a GPU, else 1)'
+    )
     parser.add_argument('--compile', action='store_true', help='on a CPU, a row with compiled code')
     parser.add_argument('--exported', action='store_true', help='as benchmarks/export.py, and nothing else')
     args = parser.parse_args()
     if args.exported:
-        export.main(['--rounds', str(args.rounds)])
+        export.main([] if args.rounds is None else ['--rounds', str(args.rounds)])
         return
-    device = 'cuda' if cuda else 'cpu'
+    device, cuda = args.device, on_gpu(args.device)
+    args.image_size = args.image_size or (1008 if cuda else 336)
+    args.rounds = args.rounds or (30 if cuda else 7)
+    args.warmup = (5 if cuda else 1) if args.warmup is None else args.warmup
     print_machine(device)
     works = [reference_inference(args.image_size, device)]
     rows = CUDA_ROWS if cuda else CPU_ROWS

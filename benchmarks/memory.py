@@ -2,7 +2,8 @@
 
     python benchmarks/memory.py
 
-Full size, 1008 px, batch 1. ``benchmarks/train_step.py`` and ``benchmarks/inference.py`` measure the same on a GPU.
+Full size, 1008 px, batch 1, pictures of 640 x 640 px and photographs of 12 megapixels.
+``benchmarks/train_step.py`` and ``benchmarks/inference.py`` measure the same on a GPU.
 """
 
 import argparse
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from meta_device import peak_bytes, transformers_on_meta
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from steps import PICTURE, PROMPT_TOKENS, PlainDice, our_config, prompt_tokens, reference_model
 from torch import Tensor
 
@@ -30,6 +33,8 @@ TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+PHOTOGRAPH = (3000, 4000)
+
 
 def our_model(config_name: str, image_size: int, **arguments: Any) -> SAM3TextLoRA:
     """A model of ours on the meta device, in training mode."""
@@ -45,23 +50,54 @@ def our_model(config_name: str, image_size: int, **arguments: Any) -> SAM3TextLo
     return model
 
 
-def our_peak(config_name: str, image_size: int, images: int, inference: bool = False, **arguments: Any) -> int:
-    """Peak bytes of a step of ours, or of inference with merged adapters."""
+def our_peak(
+    config_name: str,
+    image_size: int,
+    images: int,
+    inference: bool = False,
+    picture: tuple[int, int] = (PICTURE, PICTURE),
+    merged: bool = True,
+    **arguments: Any,
+) -> int:
+    """Peak bytes of a step of ours from 8-bit pictures on, with its own loss, or of inference.
+
+    Args:
+        config_name: One of ours.
+        image_size: Of the model's square.
+        images: In a batch.
+        inference: Whether to count a prediction up to the logits, not a step.
+        picture: (height, width) of the pictures, in pixels.
+        merged: Whether a prediction has its adapters merged.
+        **arguments: In place of the config's for the model.
+    """
     autocast = None if our_config(config_name, image_size, **arguments).model.get('dtype') else torch.float16
-    if inference:
+    if inference and merged:
         # Merged adapters leave a model without any.
         arguments['lora'] = None
     with torch.device('meta'):
-        model = our_model(config_name, image_size, **arguments)
-        pixels, masks = torch.zeros(images, 3, PICTURE, PICTURE), torch.zeros(images, PICTURE, PICTURE)
+        model = our_model(config_name, image_size, **arguments).train(not inference)
+    model.data_preprocessor.to('meta')
+    alive: list[Any] = []
 
     def forward() -> Tensor:
-        with torch.set_grad_enabled(not inference):
-            logits = model.encode_decode(pixels, [{}] * images)
-            # Not the model's own loss, which looks at the labels' values.
-            return logits if inference else PlainDice()(logits[:, 1], masks)
+        with torch.device('meta'), torch.set_grad_enabled(not inference):
+            batch = {
+                'inputs': [torch.empty(3, *picture, dtype=torch.uint8) for _ in range(images)],
+                'data_samples': [_sample(picture) for _ in range(images)],
+            }
+            batch = model.data_preprocessor(batch, training=not inference)
+            # MMEngine holds it until the step is done.
+            alive.append(batch)
+            if inference:
+                return model(**batch)
+            return model(**batch, mode='loss')['loss_dice']
 
-    return peak_bytes(model, forward, [pixels, masks], autocast)
+    return peak_bytes(model, forward, [], autocast)
+
+
+def _sample(picture: tuple[int, int]) -> SegDataSample:
+    labels = torch.empty(1, *picture, dtype=torch.int64)
+    return SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo={'img_shape': picture, 'ori_shape': picture})
 
 
 def reference_peak(image_size: int, images: int, inference: bool = False) -> int:
@@ -92,8 +128,14 @@ def main() -> None:
         print(f'| reference, fp16 autocast | {reference_peak(size, images) / 1e9:.2f} |', flush=True)
         for name, (config_name, arguments) in TRAININGS.items():
             print(f'| {name} | {our_peak(config_name, size, images, **arguments) / 1e9:.2f} |', flush=True)
+        height, width = PHOTOGRAPH
+        print(f'\n| training step on photographs of {height} x {width} px | peak GB |\n|---|---|')
+        for name in ('sam3_lora_crack_lowmem', 'sam3_lora_crack_fast'):
+            print(f'| {name} | {our_peak(name, size, images, picture=PHOTOGRAPH) / 1e9:.2f} |', flush=True)
         print('\n| inference | peak GB |\n|---|---|')
         print(f'| reference, fp16 autocast | {reference_peak(size, images, inference=True) / 1e9:.2f} |')
+        apart = our_peak('sam3_lora_crack_fast', size, images, inference=True, merged=False)
+        print(f'| adapters apart, bfloat16 | {apart / 1e9:.2f} |')
         merged = our_peak('sam3_lora_crack_fast', size, images, inference=True)
         print(f'| merged, bfloat16, text encoded once | {merged / 1e9:.2f} |')
 

@@ -91,14 +91,14 @@ def reference_training(image_size: int, device: str, images: int = 1) -> Work:
     """The reference's training step."""
     model = reference_model(image_size).to(device).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, weight_decay=0.01)
-    scaler = torch.amp.GradScaler(device, enabled=device == 'cuda')
+    scaler = torch.amp.GradScaler(kind(device), enabled=on_gpu(device))
     pixels = torch.randn(images, 3, image_size, image_size, device=device)
     masks = random_labels(images).float().to(device)
     tokens, dice = prompt_tokens(images, device), PlainDice()
 
     def step() -> None:
         optimizer.zero_grad()
-        with torch.autocast(device, torch.float16, enabled=device == 'cuda'):
+        with torch.autocast(kind(device), torch.float16, enabled=on_gpu(device)):
             low = model(pixel_values=pixels, **tokens).semantic_seg
             logits = F.interpolate(low, size=masks.shape[-2:], mode='bilinear', align_corners=False)
             loss = dice(logits[:, 0], masks)
@@ -118,7 +118,7 @@ def reference_inference(image_size: int, device: str, images: int = 1) -> Work:
     tokens = prompt_tokens(images, device)
 
     def predict() -> Tensor:
-        with torch.no_grad(), torch.autocast(device, torch.float16, enabled=device == 'cuda'):
+        with torch.no_grad(), torch.autocast(kind(device), torch.float16, enabled=on_gpu(device)):
             low = model(pixel_values=pixels, **tokens).semantic_seg
             logits = F.interpolate(low.float(), size=(PICTURE, PICTURE), mode='bilinear', align_corners=False)
             return logits.sigmoid() > 0.5
@@ -157,6 +157,16 @@ def our_inference(name: str, config: Config, device: str, images: int = 1) -> Wo
     return Work(name, predict, model.eval(), images=images)
 
 
+def kind(device: str) -> str:
+    """'cuda' of 'cuda:1'."""
+    return torch.device(device).type
+
+
+def on_gpu(device: str) -> bool:
+    """Whether that is a GPU, whichever of them."""
+    return kind(device) == 'cuda'
+
+
 def random_pictures(images: int) -> list[Tensor]:
     """Pictures (3, H, W), uint8."""
     return [torch.randint(0, 256, (3, PICTURE, PICTURE), dtype=torch.uint8) for _ in range(images)]
@@ -185,24 +195,24 @@ def time_alternately(works: list[Work], rounds: int, warmup: int, device: str) -
             synchronize(device)
             if turn >= 0:
                 work.seconds.append(time.perf_counter() - start)
-            if device == 'cuda':
-                work.peak = max(work.peak, torch.cuda.max_memory_allocated() - before + resident_bytes(work))
+            if on_gpu(device):
+                work.peak = max(work.peak, torch.cuda.max_memory_allocated(device) - before + resident_bytes(work))
 
 
 def start_peak(device: str) -> int:
     """Allocated bytes as they are now, from where a peak is measured."""
-    if device != 'cuda':
+    if not on_gpu(device):
         return 0
     gc.collect()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    return torch.cuda.memory_allocated()
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
 
 
 def synchronize(device: str) -> None:
     """Wait for the device."""
-    if device == 'cuda':
-        torch.cuda.synchronize()
+    if on_gpu(device):
+        torch.cuda.synchronize(device)
 
 
 def resident_bytes(work: Work) -> int:
@@ -219,7 +229,7 @@ def resident_bytes(work: Work) -> int:
 def matmul_peak(device: str, dtype: torch.dtype) -> float:
     """Best measured FLOP/s of a square matrix product in ``dtype``."""
     best = 0.0
-    for side in (4096, 8192, 12288) if device == 'cuda' else (1024, 2048):
+    for side in (4096, 8192, 12288) if on_gpu(device) else (1024, 2048):
         left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
         for _ in range(10):
             synchronize(device)
@@ -232,8 +242,8 @@ def matmul_peak(device: str, dtype: torch.dtype) -> float:
 
 def print_machine(device: str) -> None:
     """One line that says what the figures were measured on."""
-    if device == 'cuda':
-        where = torch.cuda.get_device_name()
+    if on_gpu(device):
+        where = torch.cuda.get_device_name(device)
     else:
         where = f'CPU ({platform.machine()}), {torch.get_num_threads()} threads'
     print(f'{where}, torch {torch.__version__}, Python {platform.python_version()}\n')

@@ -17,11 +17,13 @@ from typing import Any
 import torch
 from memory import our_model
 from meta_device import count_operations, transformers_on_meta
+from mmengine.device import get_device
 from steps import (
     PICTURE,
     PlainDice,
     Work,
     matmul_peak,
+    on_gpu,
     our_config,
     our_training,
     print_machine,
@@ -80,7 +82,7 @@ def print_table(works: list[Work], flops: dict[str, float], device: str) -> None
     """A row for each work; the first is the reference."""
     reference = works[0]
     dtypes = {work.name: getattr(work.model, 'dtype', None) or torch.float32 for work in works}
-    if device == 'cuda':
+    if on_gpu(device):
         dtypes[reference.name] = torch.float16  # by autocast
     peaks = {dtype: matmul_peak(device, dtype) for dtype in set(dtypes.values())}
     for dtype, peak in peaks.items():
@@ -89,7 +91,7 @@ def print_table(works: list[Work], flops: dict[str, float], device: str) -> None
     print('| step | s an image | ratio | peak GB | TFLOP/s | share of that |\n|---|---|---|---|---|---|')
     for work in works:
         seconds = work.seconds_per_image
-        memory = f'{work.peak / 1e9:.2f}' if device == 'cuda' else ''
+        memory = f'{work.peak / 1e9:.2f}' if on_gpu(device) else ''
         speed = flops[work.name] / seconds if work.name in flops else None
         figures = f'{speed / 1e12:.3g} | {speed / peaks[dtypes[work.name]]:.0%}' if speed else ' | '
         print(f'| {work.name} | {seconds:.3g} | {seconds / reference.seconds_per_image:.2f} | {memory} | {figures} |')
@@ -119,15 +121,18 @@ def sweep(args: argparse.Namespace, device: str) -> None:
 
 def main() -> None:
     """Run the command line."""
-    cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--image-size', type=int, default=1008 if cuda else 336, metavar='PX')
-    parser.add_argument('--rounds', type=int, default=20 if cuda else 5, metavar='N', help='timed steps of each')
-    parser.add_argument('--warmup', type=int, default=3 if cuda else 1, metavar='N', help='steps before those')
+    parser.add_argument('--device', default=get_device(), help='default: %(default)s')
+    parser.add_argument('--image-size', type=int, metavar='PX', help='default: 1008 on a GPU, else 336')
+    parser.add_argument('--rounds', type=int, metavar='N', help='timed steps of each (default: 20 on a GPU, else 5)')
+    parser.add_argument('--warmup', type=int, metavar='N', help='steps before those (default: 3 on a GPU, else 1)')
     parser.add_argument('--compile', action='store_true', help='compile on a CPU, too (on a GPU the configs decide)')
     parser.add_argument('--batch-sizes', type=int, nargs='*', default=[], metavar='N', help='a sweep on a GPU')
     args = parser.parse_args()
-    device = 'cuda' if cuda else 'cpu'
+    device, cuda = args.device, on_gpu(args.device)
+    args.image_size = args.image_size or (1008 if cuda else 336)
+    args.rounds = args.rounds or (20 if cuda else 5)
+    args.warmup = (3 if cuda else 1) if args.warmup is None else args.warmup
     print_machine(device)
     rows = CUDA_ROWS if cuda else CPU_ROWS
     compile = None if cuda else args.compile

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmengine.logging import print_log
 from mmseg.models import losses as mmseg_losses
 from mmseg.models.losses.cross_entropy_loss import cross_entropy
@@ -66,7 +67,11 @@ def build_losses(
 
 
 def decode_losses(
-    losses: Iterable[nn.Module], logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_INDEX
+    losses: Iterable[nn.Module],
+    logits: Tensor,
+    labels: Tensor,
+    ignore_index: int = IGNORE_INDEX,
+    has_background: bool = True,
 ) -> dict[str, Tensor]:
     """Each loss of a prediction under its name; those of one name are added up.
 
@@ -75,6 +80,8 @@ def decode_losses(
         logits: Shape (N, K + 1, H, W), float32, channel 0 the background. Computed so under autocast, too.
         labels: Shape (N, H, W), int64: 0 to K, or ``ignore_index``.
         ignore_index: Label of the pixels left out.
+        has_background: False for logits of shape (N, K, H, W) without channel 0, which is 0 everywhere. At a
+            photograph's size the channel counts: a loss whose class has a method ``of_foreground`` does without.
 
     Returns:
         Scalars.
@@ -82,9 +89,14 @@ def decode_losses(
     values: dict[str, Tensor] = {}
     with torch.autocast(logits.device.type, enabled=False):
         for loss in losses:
-            call = _CALLS.get(type(loss), _call)
-            # The mean of a loss without reduction, as MMEngine takes it.
-            value = call(loss, logits, labels, ignore_index).mean()
+            # Not an inherited one: a subclass may have another formula in its forward.
+            if not has_background and 'of_foreground' in vars(type(loss)):
+                value = vars(type(loss))['of_foreground'](loss, logits, labels, ignore_index)
+            else:
+                whole = logits if has_background else F.pad(logits, (0, 0, 0, 0, 1, 0))
+                call = _CALLS.get(type(loss), _call)
+                # The mean of a loss without reduction, as MMEngine takes it.
+                value = call(loss, whole, labels, ignore_index).mean()
             if logits.requires_grad and not value.requires_grad:
                 # A constant, where all pixels are ignored; DDP and the optimizer want a path to the weights.
                 value = value + 0 * logits.sum()

@@ -7,15 +7,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
+from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import crack_plugin  # noqa: F401 - before any mmseg: makes it importable with mmcv-lite
 from crack_plugin.datasets.synthetic import write_dataset
@@ -117,6 +121,82 @@ def log() -> Iterator[list[str]]:
 def tiny_sam3() -> dict[str, Any]:
     """Overrides of ``Sam3Config`` for a random SAM 3 of 0.9 M parameters at 56 px."""
     return copy.deepcopy(TINY_SAM3)
+
+
+def tensor_on(device: str) -> torch.Tensor:
+    """A tensor without values, on a device that need not be there."""
+    with FakeTensorMode():
+        return torch.empty(1, device=device)
+
+
+class FakeCuda:
+    """Stands for ``torch.cuda`` of a machine with two GPUs: what is asked of which, and the state of each generator.
+
+    Without an index a call is for the first GPU, as long as none is set.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int]] = []
+        self.states = {0: torch.tensor(10), 1: torch.tensor(11)}
+
+    def called(self, name: str) -> list[int]:
+        """Indices of the GPUs of which ``name`` was called."""
+        return [index for other, index in self.calls if other == name]
+
+    def function(self, name: str, result: Any = None) -> Any:
+        def call(device: Any = None) -> Any:
+            self.calls.append((name, torch.device('cuda' if device is None else device).index or 0))
+            return result
+
+        return call
+
+    def get_rng_state(self, device: int = 0) -> torch.Tensor:
+        return self.states[device]
+
+    def set_rng_state(self, state: torch.Tensor, device: int = 0) -> None:
+        self.states[device] = state
+
+    def manual_seed_all(self, seed: int) -> None:
+        self.states = dict.fromkeys(self.states, torch.tensor(seed))
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    """``torch.cuda`` that records instead of doing."""
+    fake = FakeCuda()
+    results = {
+        'synchronize': None,
+        'reset_peak_memory_stats': None,
+        'max_memory_allocated': 5 * 2**20,
+        'memory_allocated': 2**20,
+        'get_device_name': 'Fake GPU',
+    }
+    for name, result in results.items():
+        monkeypatch.setattr(torch.cuda, name, fake.function(name, result))
+    for name in ('get_rng_state', 'set_rng_state', 'manual_seed_all'):
+        monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    return fake
+
+
+@pytest.fixture
+def amp_on_cpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Options of mmengine's wrapper with torch's scaler, which CPUs have as well."""
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', partial(torch.amp.GradScaler, 'cpu'))
+    return {'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.dtype': 'bfloat16'}
+
+
+@pytest.fixture(params=['cpu', pytest.param('cuda', marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The CPU, and the GPU of a machine that has one: what a test asks of the one, it asks of the other."""
+    if request.param == 'cuda':
+        if not torch.cuda.is_available():
+            pytest.skip('needs a CUDA GPU')
+        # Or convolutions would round to 10 bits.
+        monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+    return request.param
 
 
 @pytest.fixture(scope='session')

@@ -44,13 +44,13 @@ work_dir = {str(tmp_path / 'work_dir')!r}
 def test_crops_train_and_windows_score(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = Runner.from_cfg(Config.fromfile(config))
     shapes: set[tuple[int, ...]] = set()
-    encode_decode = runner.model.encode_decode
+    foreground_logits = runner.model.foreground_logits
 
     def noted(inputs, metas):
         shapes.add((*inputs.shape, runner.model.training))
-        return encode_decode(inputs, metas)
+        return foreground_logits(inputs, metas)
 
-    monkeypatch.setattr(runner.model, 'encode_decode', noted)
+    monkeypatch.setattr(runner.model, 'foreground_logits', noted)
     runner.train()
     # Pictures of 48 x 64 have two by three windows, two in a forward
     assert shapes == {(1, 3, 32, 32, True), (2, 3, 32, 32, False)}

@@ -164,6 +164,8 @@ def measure_cost(model: Any, loader: DataLoader, cfg: Config, device: str) -> Co
     side = getattr(model, 'image_size', None)
     input_size = tuple(inputs.shape[-2:]) if side is None else (side, side)
     tflop = count_flop(lambda: predict(model.test_step, batches[0], cfg)) / 1e12
+    # A compiled model generates its code in the first prediction, which is neither its speed nor its memory.
+    predict(model.test_step, batches[0], cfg)
     peak_of = _reset_peak_memory(device)
     seconds = []
     for batch in batches:
@@ -176,7 +178,7 @@ def measure_cost(model: Any, loader: DataLoader, cfg: Config, device: str) -> Co
         weights_mb=sum(tensor.nbytes for tensor in model.state_dict().values()) / 1e6,
         tflop=tflop,
         images_per_second=1 / float(np.median(seconds)),
-        peak_memory_mb=_peak_memory(peak_of),
+        peak_memory_mb=_peak_memory(peak_of, device),
         peak_memory_of=peak_of,
         input_size=input_size,
         device=torch.cuda.get_device_name(device) if device.startswith('cuda') else device,
@@ -187,12 +189,17 @@ def count_flop(run: Any) -> int:
     """Floating point operations of calling ``run``, by torch's counter.
 
     The counter does not know the fused attention of every device: for the count, attention is computed from its
-    matrix products.
+    matrix products. For the same reason nothing runs compiled: the counter sees no operation of generated code, and
+    under ``fullgraph=True`` compiling fails while it looks on.
     """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with (
+            torch.compiler.set_stance('force_eager'),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+        ):
             run()
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
@@ -222,10 +229,10 @@ def _reset_peak_memory(device: str) -> str:
     return 'process'
 
 
-def _peak_memory(of: str) -> float:
+def _peak_memory(of: str, device: str) -> float:
     """MiB."""
     if of == 'CUDA allocator':
-        return torch.cuda.max_memory_allocated() / 2**20
+        return torch.cuda.max_memory_allocated(device) / 2**20
     # ru_maxrss outlives the reset, VmHWM does not.
     if of == 'process':
         lines = Path('/proc/self/status').read_text().splitlines()

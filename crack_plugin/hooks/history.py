@@ -34,7 +34,7 @@ class HistoryHook(Hook):
     - 'train_seconds', 'val_seconds' and their sum 'seconds'. An epoch resumed in the middle counts what the checkpoint
       had spent on it.
     - 'peak_memory_mb' (MiB, the largest over ranks), and in 'peak_memory_of' what it is of: 'CUDA allocator' in the
-      epoch, or without CUDA 'process' (resident set) since it started.
+      epoch, on the model's GPU, or without one 'process' (resident set) since it started.
 
     A value that is not finite is null. A resumed run keeps the rows up to its checkpoint and writes the later ones
     anew; a run that starts from scratch begins a new file. Under ``IterBasedTrainLoop`` there is a row for each
@@ -46,12 +46,14 @@ class HistoryHook(Hook):
 
     def __init__(self) -> None:
         self._training = False
+        self._device = torch.device('cpu')
         self._peak = 0.0
         self._rows: list[dict[str, Any]] = []
 
     def before_train(self, runner: Runner) -> None:
         """Take over the rows that the checkpoint vouches for."""
         self._training = True
+        self._device = next(runner.model.parameters()).device
         self._path = Path(runner.work_dir) / FILE
         self._axis = 'epoch' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iter'
         self._rows = []
@@ -68,7 +70,7 @@ class HistoryHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Note time and memory."""
-        self._peak = max(self._peak, _peak_memory())
+        self._peak = max(self._peak, _peak_memory(self._device))
         # In the checkpoint, for a resume in the middle of the epoch.
         runner.message_hub.update_info(ELAPSED, time.monotonic() - self._start)
 
@@ -88,7 +90,7 @@ class HistoryHook(Hook):
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Note memory."""
         if self._training:
-            self._peak = max(self._peak, _peak_memory())
+            self._peak = max(self._peak, _peak_memory(self._device))
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Complete the row with the validation's half."""
@@ -108,8 +110,8 @@ class HistoryHook(Hook):
     def _start_clock(self, runner: Runner) -> None:
         self._start = time.monotonic() - runner.message_hub.runtime_info.get(ELAPSED, 0.0)
         self._peak = 0.0
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
+        if self._device.type == 'cuda':
+            torch.cuda.reset_peak_memory_stats(self._device)
 
     def _close_training(self, runner: Runner, epoch: int, iteration: int, window: int) -> None:
         means = train_means_of_ranks(runner, window)
@@ -139,11 +141,11 @@ class HistoryHook(Hook):
         files.write_whole(self._path, text.encode())
 
     def _memory(self) -> dict[str, Any]:
-        peak = torch.tensor([max(self._peak, _peak_memory())], dtype=torch.float64)
+        peak = torch.tensor([max(self._peak, _peak_memory(self._device))], dtype=torch.float64)
         all_reduce(peak, op='max')
         return {
             'peak_memory_mb': round(peak.item(), 1),
-            'peak_memory_of': 'CUDA allocator' if torch.cuda.is_available() else 'process',
+            'peak_memory_of': 'CUDA allocator' if self._device.type == 'cuda' else 'process',
         }
 
 
@@ -200,10 +202,10 @@ def train_means_of_ranks(runner: Runner, window: int) -> dict[str, float]:
     return {name: value.item() for name, value in means.items()}
 
 
-def _peak_memory() -> float:
-    """MiB."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
+def _peak_memory(device: torch.device) -> float:
+    """MiB, of CUDA's allocator on ``device`` or of the process."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 2**20
     # Linux counts in KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 

@@ -90,14 +90,14 @@ def _draw(dataset: Any, index: int, number: int) -> torch.Tensor:
 
 @contextmanager
 def _own_randomness() -> Iterator[None]:
-    """Give the training back the random state it had."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - mmseg's transforms use it
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.set_rng_state(states[2])
+    """Give the training back the random state it had, on the CPU and on every GPU: seeding torch seeds them all."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - mmseg's transforms use it
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
 
 
 def _size(count: float) -> str:

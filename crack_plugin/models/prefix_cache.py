@@ -61,7 +61,9 @@ class PrefixCache:
             hidden = compute(images).detach()
             for index in missing:
                 _store(paths[index], hidden[index])
-        return torch.stack([_load(path) for path in paths]).to(images.device)
+        # Autocast to float16 on a CPU refuses to stack bfloat16.
+        with torch.autocast('cpu', enabled=False):
+            return torch.stack([_load(path) for path in paths]).to(images.device)
 
     def _count(self, paths: list[Path]) -> None:
         self._seen.update(path.name for path in paths)

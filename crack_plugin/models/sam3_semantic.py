@@ -435,23 +435,28 @@ def decode_semantic(
     images, classes = pyramid[0].shape[0], len(prompts)
     pyramid = [_pair(level, classes) for level in pyramid]
     prompts = prompts.repeat(images, 1, 1)
-    prompt_mask = prompt_mask.repeat(images, 1)
+    # One mask for encoder and decoder, made without looking whether there is any padding: a GPU would have to be waited
+    # for to know. A mask that is made is taken as it is.
+    mask = create_bidirectional_mask(
+        config=model.mask_decoder.config,
+        inputs_embeds=pyramid[-1].flatten(2).transpose(1, 2),
+        encoder_hidden_states=prompts,
+        attention_mask=prompt_mask.repeat(images, 1),
+        allow_is_bidirectional_skip=False,
+    )
     encoded = model.detr_encoder(
         vision_features=[pyramid[-1]],
         text_features=prompts,
         vision_pos_embeds=[_pair(positions, classes)],
-        text_mask=prompt_mask,
+        text_mask=mask,
     ).last_hidden_state
-    pixels = _embed_pixels(model.mask_decoder, pyramid, encoded, prompts, prompt_mask)
+    pixels = _embed_pixels(model.mask_decoder, pyramid, encoded, prompts, mask)
     return model.mask_decoder.semantic_projection(pixels).unflatten(0, (images, classes)).squeeze(2)
 
 
-def _embed_pixels(decoder: Any, pyramid: list[Tensor], encoded: Tensor, prompts: Tensor, prompt_mask: Tensor) -> Tensor:
+def _embed_pixels(decoder: Any, pyramid: list[Tensor], encoded: Tensor, prompts: Tensor, mask: Any) -> Tensor:
     """``Sam3MaskDecoder.forward`` up to its pixel embeddings; it has no entry that leaves the instance masks out."""
     normed = decoder.prompt_cross_attn_norm(encoded)
-    mask = create_bidirectional_mask(
-        config=decoder.config, inputs_embeds=normed, encoder_hidden_states=prompts, attention_mask=prompt_mask
-    )
     attended, _ = decoder.prompt_cross_attn(query=normed, key=prompts, value=prompts, attention_mask=mask)
     encoded = encoded + decoder.prompt_cross_attn_dropout(attended)
     return decoder._embed_pixels(backbone_features=pyramid, encoder_hidden_states=encoded)

@@ -3,7 +3,7 @@
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from crack_plugin.losses import IGNORE_INDEX, build_losses, decode_losses
 from crack_plugin.models import adapters, sam3_semantic, sliding
 from crack_plugin.models.base_files import split_revision
 from crack_plugin.models.prefix_cache import PrefixCache
+from crack_plugin.models.strips import strips
 
 PREPROCESSOR = {
     'type': 'SegDataPreProcessor',
@@ -180,11 +181,15 @@ class SAM3TextLoRA(EncoderDecoder):
         Returns:
             Logits, shape (N, K + 1, H, W), fp32; channel 0 (background) is 0.
         """
+        return _with_background(self.foreground_logits(inputs, batch_img_metas))
+
+    def foreground_logits(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """As :meth:`encode_decode`, without the background: shape (N, K, H, W)."""
         regions = [_region(inputs, meta) for meta in batch_img_metas]
         hidden = self._encode_prefix(self._stretch(inputs, regions))
         run = self._run(sam3_semantic.semantic_logits)
         logits = run(self.model, hidden, self._frozen_depth, self._encode_prompts(), self.prompt_mask).float()
-        return F.pad(_unstretch(logits, regions, _whole(inputs)), (0, 0, 0, 0, 1, 0))
+        return _unstretch(logits, regions, _whole(inputs))
 
     def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
         """Losses of a batch under their ``loss_name``, and ``train_iou``.
@@ -193,11 +198,11 @@ class SAM3TextLoRA(EncoderDecoder):
             inputs: Normalised images, shape (N, 3, H, W).
             data_samples: N samples with ``gt_sem_seg`` labels of shape (1, H, W), 255 where ignored.
         """
-        logits = self.encode_decode(inputs, [sample.metainfo for sample in data_samples])
-        labels = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data_samples]).long()
-        losses = decode_losses(self.loss_decode, logits, labels)
-        predicted = threshold_labels(logits.detach(), self.threshold)
-        losses['train_iou'] = foreground_iou(predicted, labels, len(self.prompts))
+        logits = self.foreground_logits(inputs, [sample.metainfo for sample in data_samples])
+        maps = [sample.gt_sem_seg.data for sample in data_samples]
+        labels = (maps[0] if len(maps) == 1 else torch.cat(maps)).long()
+        losses = decode_losses(self.loss_decode, logits, labels, has_background=False)
+        losses['train_iou'] = foreground_iou(logits.detach(), labels, self.threshold)
         return losses
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
@@ -357,10 +362,15 @@ class SAM3TextLoRA(EncoderDecoder):
     def merge_adapter(self) -> None:
         """Fold LoRA into the weights, in place. The model predicts the same, trains no more, and saves no adapters.
 
+        That is done on the CPU, wherever the model is: with ``dtype`` it takes the whole base in fp32, for which there
+        may be no room on a GPU.
+
         Raises:
             ValueError: The model has no adapters.
         """
         adapted = self._require_adapters()
+        device = self.prompt_ids.device
+        self.cpu()
         # A merged model drops what it has no more use for, such as an adapted text encoder. If all weights were
         # trained, it keeps everything, and is itself what can be saved.
         self._merged = adapters.snapshot(adapted) if self.trainable == 'lora' else None
@@ -369,11 +379,12 @@ class SAM3TextLoRA(EncoderDecoder):
         elif self._merged is not None:
             # Adding to rounded weights would round twice: start from the base as it was stored.
             whole, _ = sam3_semantic.load_base(self.base, self.image_size)
-            self.sam3 = adapters.graft(self._merged, whole.to(self.prompt_ids.device))
+            self.sam3 = adapters.graft(self._merged, whole)
         self.sam3.requires_grad_(False)
         self.close_prefix_cache()
         self._prepare()
         self.sam3.requires_grad_(False)
+        self.to(device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a whole Hugging Face SAM 3 with its processor, adapters merged and dropped modules taken from the base.
@@ -589,32 +600,47 @@ def threshold_labels(seg_logits: Tensor, threshold: float) -> Tensor:
     Returns:
         Labels, shape (N, H, W), int64.
     """
-    # 1 - p0 > t  <=>  logsumexp(foreground) - z0 > logit(t), which holds its precision where softmax saturates
-    cut = torch.logit(torch.tensor(threshold, dtype=torch.float64)).item()
     count, _, height, width = seg_logits.shape
     labels = torch.empty((count, height, width), dtype=torch.int64, device=seg_logits.device)
-    for rows in _strips(height, count * width):
+    for rows in strips(height, count * width, seg_logits.device):
         strip = seg_logits[..., rows, :]
-        foreground = strip[:, 1:]
-        margin = foreground.logsumexp(dim=1) - strip[:, 0]
-        labels[:, rows] = torch.where(margin > cut, foreground.argmax(dim=1) + 1, 0)
+        labels[:, rows] = _labels(strip[:, 1:], strip[:, 0], threshold)
     return labels
 
 
-def foreground_iou(prediction: Tensor, labels: Tensor, classes: int) -> Tensor:
+def _labels(foreground: Tensor, background: Tensor | None, threshold: float) -> Tensor:
+    """Labels from logits of the classes (N, K, H, W) and of the background (N, H, W), None for 0."""
+    # 1 - p0 > t  <=>  logsumexp(foreground) - z0 > logit(t), which holds its precision where softmax saturates
+    margin = foreground[:, 0] if foreground.shape[1] == 1 else foreground.logsumexp(dim=1)
+    if background is not None:
+        margin = margin - background
+    chosen = margin > math.log(threshold / (1 - threshold))
+    return chosen.long() if foreground.shape[1] == 1 else torch.where(chosen, foreground.argmax(dim=1) + 1, 0)
+
+
+def foreground_iou(logits: Tensor, labels: Tensor, threshold: float) -> Tensor:
     """Mean IoU over images and foreground classes; 1 where both are empty. Ignored pixels are left out.
 
     Args:
-        prediction: Labels, shape (N, H, W).
+        logits: Of the foreground classes, shape (N, K, H, W), beside a background of 0.
         labels: Ground truth, shape (N, H, W), 255 where ignored.
-        classes: Number of foreground classes K.
+        threshold: As for :func:`threshold_labels`.
     """
-    valid = labels != IGNORE_INDEX
-    index = torch.arange(1, classes + 1, device=labels.device).view(1, -1, 1, 1)
-    predicted, actual = (prediction[:, None] == index) & valid[:, None], labels[:, None] == index
-    intersection = (predicted & actual).sum(dim=(2, 3)).float()
-    union = (predicted | actual).sum(dim=(2, 3)).float()
-    return ((intersection + 1e-6) / (union + 1e-6)).mean()
+    count, classes, height, width = logits.shape
+    intersection, union = (torch.zeros(count, classes, dtype=torch.int64, device=logits.device) for _ in range(2))
+    index = torch.arange(1, classes + 1, device=logits.device).view(1, -1, 1, 1)
+    for rows in strips(height, count * classes * width, logits.device):
+        truth = labels[:, None, rows]
+        predicted = _labels(logits[..., rows, :], None, threshold)[:, None]
+        actual, predicted = truth == index, (predicted == index) & (truth != IGNORE_INDEX)
+        intersection += (predicted & actual).sum(dim=(2, 3))
+        union += (predicted | actual).sum(dim=(2, 3))
+    return ((intersection.float() + 1e-6) / (union.float() + 1e-6)).mean()
+
+
+def _with_background(foreground: Tensor) -> Tensor:
+    """A channel of zeros before the logits (N, K, H, W)."""
+    return F.pad(foreground, (0, 0, 0, 0, 1, 0))
 
 
 def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -635,12 +661,6 @@ def _unstretch(logits: Tensor, regions: list[tuple[int, int]], canvas: tuple[int
     return placed
 
 
-def _strips(height: int, width: int) -> Iterator[slice]:
-    """Rows of an image, some 2 ** 16 pixels at a time: what is computed from a strip is small beside the image."""
-    rows = max(1, 2**16 // max(1, width))
-    return (slice(start, start + rows) for start in range(0, height, rows))
-
-
 def _add_probabilities(totals: SampleList, samples: Sequence[SegDataSample]) -> None:
     """Turn the logits of samples into probabilities, and add them to those in ``totals``, which may be empty."""
     for sample in samples:
@@ -655,7 +675,7 @@ def _add_probabilities(totals: SampleList, samples: Sequence[SegDataSample]) -> 
 
 def _softmax_(logits: Tensor) -> None:
     """Softmax over the channels of logits (K + 1, H, W), in place."""
-    for rows in _strips(*logits.shape[1:]):
+    for rows in strips(logits.shape[1], logits.shape[2], logits.device):
         logits[:, rows] = logits[:, rows].softmax(dim=0)
 
 

@@ -172,20 +172,22 @@ def draw_examples(
 
 
 def predict(step: Step, batch: Any, cfg: Config) -> list:
-    """Predict a batch in the config's validation precision; returns when the device is done.
+    """Predict a batch in the config's test precision, as ``tools/predict.py`` does; returns when the device is done.
 
     Args:
         step: Predictor.
         batch: Of a dataloader.
-        cfg: Config of the training; ``val_cfg.fp16`` is heeded.
+        cfg: Config of the training; ``test_cfg.fp16`` is heeded.
 
     Returns:
         Data samples with ``pred_sem_seg`` and ``seg_logits``.
     """
-    with torch.no_grad(), autocast(enabled=(cfg.get('val_cfg') or {}).get('fp16', False)):
+    with torch.no_grad(), autocast(enabled=(cfg.get('test_cfg') or {}).get('fp16', False)):
         samples = step(batch)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    # Of a machine's GPUs, those that predicted.
+    for device in {sample.pred_sem_seg.data.device for sample in samples}:
+        if device.type == 'cuda':
+            torch.cuda.synchronize(device)
     return samples
 
 

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONFIGS
+from conftest import CONFIGS, FakeCuda
 from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 
-from crack_plugin.benchmark.measure import Measurement, count_flop, measure
+from crack_plugin.benchmark import measure as measuring
+from crack_plugin.benchmark.measure import Measurement, build_model, count_flop, measure, measure_cost
 from crack_plugin.benchmark.settings import Settings
 
 
@@ -69,3 +71,44 @@ def test_every_kind_of_attention_is_counted() -> None:
         assert count_flop(lambda: attention(tokens, tokens, tokens, need_weights=False)) == projections + products
     heads = torch.rand(1, 2, length, width // 2)
     assert count_flop(lambda: F.scaled_dot_product_attention(heads, heads, heads)) == products
+
+
+@pytest.mark.parametrize('target', ['path', 'blocks'])
+def test_compiled_models_have_the_operations_of_plain_ones(tiny_config: Path, tmp_path: Path, target: str) -> None:
+    """``fullgraph=True`` raises where a counter looks on, and generated code shows a counter no operation."""
+    cfg = Config.fromfile(tiny_config)
+    measure(cfg, None, tmp_path / 'plain', 'cpu', shown=0)
+    torch.compiler.reset()
+    counter = CompileCounter()
+    cfg.model.compile = {'target': target, 'backend': counter}
+    measure(cfg, None, tmp_path / 'compiled', 'cpu', shown=0)
+    torch.compiler.reset()
+    plain, compiled = (Measurement.read(tmp_path / name).cost for name in ('plain', 'compiled'))
+    assert compiled.tflop == plain.tflop > 0
+    # What was timed ran compiled.
+    assert counter.frame_count > 0
+
+
+def test_compiling_is_not_timed(tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is its memory the prediction's."""
+    torch.compiler.reset()
+    counter = CompileCounter()
+    cfg = Config.fromfile(tiny_config)
+    cfg.model.compile = {'backend': counter}
+    model, _ = build_model(cfg, None, 'cpu')
+    compiled = []
+    monkeypatch.setattr(
+        measuring, '_reset_peak_memory', lambda device: compiled.append(counter.frame_count) or 'process'
+    )
+    measure_cost(model, measuring._test_loader(cfg), cfg, 'cpu')
+    torch.compiler.reset()
+    assert compiled == [counter.frame_count] != [0]
+
+
+def test_memory_is_that_of_the_device_asked_for(tiny_config: Path, fake_cuda: FakeCuda) -> None:
+    cfg = Config.fromfile(tiny_config)
+    model, _ = build_model(cfg, None, 'cpu')
+    cost = measure_cost(model, measuring._test_loader(cfg), cfg, 'cuda:1')
+    assert cost.peak_memory_mb == 5
+    for name in ('reset_peak_memory_stats', 'max_memory_allocated', 'get_device_name'):
+        assert fake_cuda.called(name) == [1], name

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +11,6 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
@@ -121,14 +119,6 @@ def test_skip_keeps_accumulation_in_step(tiny_config: Path, spoil: Callable[...,
             runner, watch = make_runner(tiny_config, **options)
             runner.train()
         assert watch.moved() == expected
-
-
-@pytest.fixture
-def amp_on_cpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """mmengine's wrapper with torch's scaler, which CPUs have as well."""
-    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
-    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', partial(torch.amp.GradScaler, 'cpu'))
-    return {'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.dtype': 'bfloat16'}
 
 
 def test_infinite_gradients_of_fp16_are_the_scalers(

@@ -25,19 +25,19 @@ def _forget_compiled() -> Any:
     torch.compiler.reset()
 
 
-def build(base: dict, **arguments: Any) -> SAM3TextLoRA:
+def build(base: dict, device: str = 'cpu', **arguments: Any) -> SAM3TextLoRA:
     model = SAM3TextLoRA(base=base, lora=LORA, **arguments).train()
     torch.manual_seed(2)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if 'lora_' in name:
                 parameter.copy_(torch.randn(parameter.shape) * 0.1)
-    return model
+    return model.to(device)
 
 
 def gradients(model: SAM3TextLoRA, images: Tensor) -> dict[str, Tensor | None]:
     labels = (torch.rand(1, 56, 56, generator=torch.Generator().manual_seed(1)) < 0.3).long()
-    label = SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo={})
+    label = SegDataSample(gt_sem_seg=PixelData(data=labels.to(images.device)), metainfo={})
     model.loss(images, [label] * len(images))['loss_dice'].backward()
     return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
@@ -48,11 +48,11 @@ def distance(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
     return (difference / sum(gradient.square().sum() for gradient in right.values())).sqrt().item()
 
 
-def assert_faithful(base: dict, dtype: str | None, checkpointing: bool, compile: Any) -> None:
+def assert_faithful(base: dict, device: str, dtype: str | None, checkpointing: bool, compile: Any) -> None:
     """Every adapter has a gradient: in fp32 the plain path's, else one as close to fp32 as the plain path's is."""
-    images = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
-    plain = gradients(build(base, dtype=dtype), images)
-    model = build(base, dtype=dtype, activation_checkpointing=checkpointing, compile=compile)
+    images = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(0)).to(device)
+    plain = gradients(build(base, device, dtype=dtype), images)
+    model = build(base, device, dtype=dtype, activation_checkpointing=checkpointing, compile=compile)
     result = gradients(model, images)
     assert result.keys() == plain.keys()
     for name, expected in plain.items():
@@ -62,12 +62,12 @@ def assert_faithful(base: dict, dtype: str | None, checkpointing: bool, compile:
         if dtype is None:
             assert (gradient - expected).norm() <= 1e-5 * expected.norm(), name
     if dtype is not None:
-        exact = gradients(build(base), images)
+        exact = gradients(build(base, device), images)
         assert distance(result, exact) <= 1.5 * distance(plain, exact) < 0.3
     # Inference is compiled apart from training.
     with torch.no_grad():
         logits = model.eval().encode_decode(images, [{}] * 2)
-        expected = build(base, dtype=dtype).eval().encode_decode(images, [{}] * 2)
+        expected = build(base, device, dtype=dtype).eval().encode_decode(images, [{}] * 2)
     assert (logits - expected).norm() <= (1e-5 if dtype is None else 0.02) * expected.norm()
 
 
@@ -79,16 +79,18 @@ def assert_faithful(base: dict, dtype: str | None, checkpointing: bool, compile:
         ('bfloat16', True, {'target': 'blocks', **TRACED}),
     ],
 )
-def test_every_adapter_gets_its_gradient(tiny_sam3: dict, dtype: Any, checkpointing: bool, compile: Any) -> None:
-    assert_faithful(tiny_sam3, dtype, checkpointing, compile)
+def test_every_adapter_gets_its_gradient(
+    tiny_sam3: dict, device: str, dtype: Any, checkpointing: bool, compile: Any
+) -> None:
+    assert_faithful(tiny_sam3, device, dtype, checkpointing, compile)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('dtype', 'checkpointing', 'target'), list(product(PRECISIONS, (False, True), ('path', 'blocks')))
 )
-def test_every_combination(tiny_sam3: dict, dtype: str | None, checkpointing: bool, target: str) -> None:
-    assert_faithful(tiny_sam3, dtype, checkpointing, {'target': target, **TRACED})
+def test_every_combination(tiny_sam3: dict, device: str, dtype: str | None, checkpointing: bool, target: str) -> None:
+    assert_faithful(tiny_sam3, device, dtype, checkpointing, {'target': target, **TRACED})
 
 
 @pytest.mark.slow
@@ -96,9 +98,9 @@ def test_every_combination(tiny_sam3: dict, dtype: str | None, checkpointing: bo
     ('dtype', 'checkpointing', 'compile'),
     [(None, False, True), (None, True, {'target': 'blocks'}), ('bfloat16', True, True)],
 )
-def test_generated_code(tiny_sam3: dict, dtype: str | None, checkpointing: bool, compile: Any) -> None:
+def test_generated_code(tiny_sam3: dict, device: str, dtype: str | None, checkpointing: bool, compile: Any) -> None:
     """By the default backend, inductor, which in low precision rounds in other places."""
-    assert_faithful(tiny_sam3, dtype, checkpointing, compile)
+    assert_faithful(tiny_sam3, device, dtype, checkpointing, compile)
 
 
 def test_one_compilation_a_shape(tiny_sam3: dict) -> None:

@@ -119,6 +119,48 @@ def test_half_precision_logits_are_computed_in_float32(dtype):
     assert loss.item() == pytest.approx(1 - (131072 + 1) / (131072 + 131072 + 1), abs=1e-6)
 
 
+@pytest.mark.parametrize('num_classes', [2, 4])
+@pytest.mark.parametrize('has_weight', [False, True])
+def test_strips_change_nothing(monkeypatch, num_classes, has_weight):
+    """Against plain sums over the whole image, differentiated by autograd."""
+    pred, target = random_batch(num_classes, dtype=torch.float64)
+    target[0, 0] = 255
+    weight = torch.rand(target.shape, dtype=torch.float64) if has_weight else None
+    pred.requires_grad_()
+    w = (target != 255).double() * (1 if weight is None else weight)
+    probability = pred.softmax(dim=1)
+    dice = []
+    for c in range(1, num_classes):
+        p, g = probability[:, c], (target == c).double()
+        dice.append((2 * (w * p * g).sum((1, 2)) + 1) / ((w * p).sum((1, 2)) + (w * g).sum((1, 2)) + 1))
+    expected = 1 - torch.stack(dice).mean()
+    monkeypatch.setattr('crack_plugin.models.strips.CPU_PIXELS', 2 * 7 * num_classes * 2)
+    loss = ForegroundDiceLoss()(pred, target, weight=weight)
+    torch.testing.assert_close(loss, expected, atol=1e-14, rtol=0)
+    gradient, expected = (torch.autograd.grad(value, pred)[0] for value in (loss, expected))
+    torch.testing.assert_close(gradient, expected, atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize('num_classes', [2, 4])
+@pytest.mark.parametrize('size', [(5, 7), (600, 700)])
+def test_background_of_zero_need_not_be_given(num_classes, size, device):
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(2, num_classes - 1, *size, generator=generator)
+    target = torch.randint(num_classes, (2, *size), generator=generator)
+    target[0, 0] = 255
+    logits, target = logits.to(device).requires_grad_(), target.to(device)
+    loss = ForegroundDiceLoss().of_foreground(logits, target)
+    expected = ForegroundDiceLoss()(torch.nn.functional.pad(logits, (0, 0, 0, 0, 1, 0)), target)
+    torch.testing.assert_close(loss, expected, atol=1e-6, rtol=0)
+    gradient, expected = (torch.autograd.grad(value, logits)[0] for value in (loss, expected))
+    torch.testing.assert_close(gradient, expected, atol=1e-9, rtol=1e-4)
+
+
+def test_label_errors_of_a_foreground_count_the_background():
+    with pytest.raises(ValueError, match=r'label 2, but the logits have 2 classes \(0 to 1\)'):
+        ForegroundDiceLoss().of_foreground(torch.zeros(1, 1, 2, 2), torch.full((1, 2, 2), 2))
+
+
 def test_gradcheck_in_float64():
     pred, target = random_batch(3, dtype=torch.float64)
     target[0, 0] = 255

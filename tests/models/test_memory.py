@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from conftest import ROOT, load_script
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import Tensor
@@ -24,7 +25,8 @@ def build(base: dict, lora: dict = LORA, **arguments: object) -> SAM3TextLoRA:
 
 
 def gradients(model: SAM3TextLoRA, images: Tensor) -> dict[str, Tensor]:
-    label = SegDataSample(gt_sem_seg=PixelData(data=torch.ones(1, 56, 56, dtype=torch.long)), metainfo={})
+    labels = torch.ones(1, 56, 56, dtype=torch.long, device=images.device)
+    label = SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo={})
     model.loss(images, [label] * len(images))['loss_dice'].backward()
     return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
@@ -45,10 +47,10 @@ def saved_bytes(model: SAM3TextLoRA, images: Tensor) -> int:
 
 
 @pytest.mark.parametrize('dtype', [None, 'bfloat16'])
-def test_gradients_are_those_without_checkpointing(tiny_sam3: dict, dtype: str | None) -> None:
-    images = torch.randn(2, 3, 56, 56)
-    plain = gradients(build(tiny_sam3, dtype=dtype), images)
-    recomputed = gradients(build(tiny_sam3, dtype=dtype, activation_checkpointing=True), images)
+def test_gradients_are_those_without_checkpointing(tiny_sam3: dict, device: str, dtype: str | None) -> None:
+    images = torch.randn(2, 3, 56, 56, device=device)
+    plain = gradients(build(tiny_sam3, dtype=dtype).to(device), images)
+    recomputed = gradients(build(tiny_sam3, dtype=dtype, activation_checkpointing=True).to(device), images)
     for name, gradient in plain.items():
         assert recomputed[name] is not None, name
         assert (recomputed[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
@@ -124,6 +126,30 @@ def test_low_precision_gradients_are_those_of_a_low_precision_model(tiny_sam3: d
     for name, gradient in gradients(build(tiny_sam3, dtype='bfloat16'), images).items():
         assert gradient.dtype == torch.float32
         assert torch.equal(gradient, expected[name].float()), name
+
+
+@pytest.fixture
+def live_bytes() -> type:
+    return load_script(ROOT / 'benchmarks' / 'meta_device.py').LiveBytes
+
+
+@pytest.mark.parametrize(('prompts', 'bytes_a_pixel'), [(['crack'], 8), (['crack', 'rust'], 16)])
+def test_loss_at_a_photographs_size_needs_its_logits_and_their_gradient(
+    tiny_sam3: dict, live_bytes: type, prompts: list[str], bytes_a_pixel: int
+) -> None:
+    """Of a step, losses and ``train_iou`` included; strips of probabilities and masks come on top."""
+    model = build(tiny_sam3, prompts=prompts)
+
+    def peak(height: int, width: int) -> int:
+        images = torch.zeros(1, 3, height, width)
+        label = SegDataSample(gt_sem_seg=PixelData(data=torch.ones(1, height, width, dtype=torch.long)), metainfo={})
+        with live_bytes([*model.parameters(), *model.buffers(), images, label.gt_sem_seg.data]) as live:
+            sum(value for name, value in model.loss(images, [label]).items() if name != 'train_iou').backward()
+        model.zero_grad()
+        return live.peak
+
+    small, large = peak(1024, 512), peak(1024, 2048)
+    assert 0.9 * bytes_a_pixel < (large - small) / (1024 * 1536) < 1.1 * bytes_a_pixel + 1
 
 
 @pytest.mark.parametrize('arguments', [{'activation_checkpointing': True}, {'compile': {'backend': 'eager'}}])

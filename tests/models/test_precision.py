@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import tensor_on
 from torch import Tensor
 from transformers.models.sam3.modeling_sam3 import Sam3Model
 
-from crack_plugin.models import SAM3TextLoRA, sam3_semantic
+from crack_plugin.models import SAM3TextLoRA, adapters, sam3_semantic
 
 LORA = {'r': 2, 'lora_alpha': 4, 'lora_dropout': 0.0, 'target_modules': ['q_proj', 'k_proj', 'v_proj', 'o_proj']}
 
@@ -45,10 +46,10 @@ def randomised(model: SAM3TextLoRA) -> SAM3TextLoRA:
     return model
 
 
-def test_bf16_weights_with_fp32_adapters(tiny_sam3: dict) -> None:
-    images = torch.randn(2, 3, 56, 56)
-    exact = randomised(SAM3TextLoRA(base=tiny_sam3, lora=LORA))
-    low = randomised(SAM3TextLoRA(base=tiny_sam3, lora=LORA, dtype='bfloat16'))
+def test_bf16_weights_with_fp32_adapters(tiny_sam3: dict, device: str) -> None:
+    images = torch.randn(2, 3, 56, 56, device=device)
+    exact = randomised(SAM3TextLoRA(base=tiny_sam3, lora=LORA)).to(device)
+    low = randomised(SAM3TextLoRA(base=tiny_sam3, lora=LORA, dtype='bfloat16')).to(device)
     assert low.base_hash == exact.base_hash
     assert {p.dtype for name, p in low.named_parameters() if 'lora_' in name} == {torch.float32}
     assert {p.dtype for name, p in low.named_parameters() if 'lora_' not in name} == {torch.bfloat16}
@@ -59,11 +60,12 @@ def test_bf16_weights_with_fp32_adapters(tiny_sam3: dict) -> None:
     assert all(p.grad is not None for p in low.parameters() if p.requires_grad)
 
 
-def test_bf16_autocast(tiny_sam3: dict) -> None:
-    images = torch.randn(2, 3, 56, 56)
-    model = randomised(SAM3TextLoRA(base=tiny_sam3, lora=LORA))
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast(tiny_sam3: dict, device: str, dtype: torch.dtype) -> None:
+    images = torch.randn(2, 3, 56, 56, device=device)
+    model = randomised(SAM3TextLoRA(base=tiny_sam3, lora=LORA)).to(device)
     expected = logits(model, images)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
+    with torch.autocast(device, dtype=dtype):
         result = logits(model, images)
     assert result.dtype == torch.float32
     assert 0 < error(result, expected) < 0.05
@@ -89,16 +91,44 @@ def test_positions_of_a_bf16_checkpoint_are_restored(large: dict, tmp_path: Path
     assert error(without_care, expected) > 1e-4
 
 
-def test_merging_low_precision_weights_rounds_once(tiny_sam3: dict) -> None:
-    images = torch.randn(1, 3, 56, 56)
-    exact = randomised(SAM3TextLoRA(base=tiny_sam3, lora=LORA))
-    low = randomised(SAM3TextLoRA(base=tiny_sam3, lora=LORA, dtype='bfloat16'))
+def test_merging_low_precision_weights_rounds_once(tiny_sam3: dict, device: str) -> None:
+    images = torch.randn(1, 3, 56, 56, device=device)
+    exact = randomised(SAM3TextLoRA(base=tiny_sam3, lora=LORA)).to(device)
+    low = randomised(SAM3TextLoRA(base=tiny_sam3, lora=LORA, dtype='bfloat16')).to(device)
     exact.merge_adapter()
     low.merge_adapter()
     name = 'vision_encoder.backbone.layers.0.attention.q_proj.weight'
     weight, expected = (dict(model.sam3.named_parameters())[name] for model in (low, exact))
     assert torch.equal(weight, expected.to(torch.bfloat16))
     assert error(logits(low, images), logits(exact, images)) < 0.05
+
+
+def test_the_whole_base_in_fp32_stays_on_the_cpu(tiny_sam3: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model on a GPU goes to the CPU, is merged there, and comes back in its own precision."""
+    low = randomised(SAM3TextLoRA(base=tiny_sam3, lora=LORA, dtype='bfloat16'))
+    low.prompt_ids = tensor_on('cuda:1')
+    events: list[tuple[str, object]] = []
+
+    def cpu(self: SAM3TextLoRA) -> SAM3TextLoRA:
+        events.append(('cpu', None))
+        self.prompt_ids = torch.ones(1, 32, dtype=torch.long)
+        return self
+
+    graft = adapters.graft
+
+    def watched(adapter: adapters.Snapshot, whole: torch.nn.Module) -> object:
+        events.append(('graft', {parameter.device.type for parameter in whole.parameters()}))
+        return graft(adapter, whole)
+
+    def to(self: SAM3TextLoRA, device: torch.device) -> SAM3TextLoRA:
+        events.append((str(device), {parameter.dtype for parameter in self.parameters()}))
+        return self
+
+    monkeypatch.setattr(SAM3TextLoRA, 'cpu', cpu)
+    monkeypatch.setattr(SAM3TextLoRA, 'to', to)
+    monkeypatch.setattr(adapters, 'graft', watched)
+    low.merge_adapter()
+    assert events == [('cpu', None), ('graft', {'cpu'}), ('cuda:1', {torch.bfloat16})]
 
 
 def test_saved_model_is_merged_in_fp32_whatever_dtype_it_ran_in(tiny_sam3: dict, tmp_path: Path) -> None:
@@ -115,16 +145,6 @@ def test_saved_model_is_merged_in_fp32_whatever_dtype_it_ran_in(tiny_sam3: dict,
 def test_wrong_precisions_are_named(tiny_sam3: dict, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SAM3TextLoRA(base=tiny_sam3, **arguments)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
-def test_fp16_autocast_on_a_gpu(tiny_sam3: dict) -> None:
-    images = torch.randn(2, 3, 56, 56, device='cuda')
-    model = randomised(SAM3TextLoRA(base=tiny_sam3, lora=LORA)).cuda()
-    expected = logits(model, images)
-    with torch.autocast('cuda', dtype=torch.float16):
-        assert 0 < error(logits(model, images), expected) < 0.02
 
 
 def test_sine_positions_are_computed_in_fp32(tiny_sam3: dict) -> None:

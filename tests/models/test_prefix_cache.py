@@ -72,9 +72,33 @@ def test_damaged_file_is_named(tmp_path: Path) -> None:
         cache(images, counting([]))
 
 
-def test_model_computes_frozen_layers_once(tiny_sam3: dict, tmp_path: Path) -> None:
-    model = SAM3TextLoRA(base=tiny_sam3, lora=LORA, dtype='bfloat16').train()
-    images = torch.randn(2, 3, 56, 56)
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_cache_under_autocast(tiny_sam3: dict, tmp_path: Path, device: str, dtype: torch.dtype) -> None:
+    """Hidden states of autocast are of its own; adapters learn from them as from those computed anew."""
+    model = SAM3TextLoRA(base=tiny_sam3, lora=LORA).to(device).train()
+    images = torch.randn(2, 3, 56, 56, device=device)
+
+    def step() -> Tensor:
+        model.zero_grad()
+        with torch.autocast(device, dtype=dtype):
+            result = model.encode_decode(images, [{}] * 2)
+        result.square().mean().backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    expected = step()
+    cache = model.cache_prefix(tmp_path, limit=4)
+    first, again = step(), step()
+    assert len(cache) == 2
+    assert torch.equal(first, again)
+    assert (first - expected).norm() < 0.05 * expected.norm()
+    # What was computed without autocast is another picture's.
+    model.encode_decode(images, [{}] * 2)
+    assert len(cache) == 4
+
+
+def test_model_computes_frozen_layers_once(tiny_sam3: dict, tmp_path: Path, device: str) -> None:
+    model = SAM3TextLoRA(base=tiny_sam3, lora=LORA, dtype='bfloat16').to(device).train()
+    images = torch.randn(2, 3, 56, 56, device=device)
     expected = model.encode_decode(images, [{}] * 2)
     cache = model.cache_prefix(tmp_path, limit=2)
     runs: list[int] = []

@@ -49,14 +49,15 @@ def samples(labels: Tensor, shapes: list[tuple[int, int]] | None = None) -> list
 
 
 @pytest.mark.parametrize('lora', [LORA, None], ids=['fresh adapters', 'no adapters'])
-def test_logits_equal_those_of_plain_hugging_face(tiny_sam3: dict, lora: dict | None) -> None:
-    model = build(tiny_sam3, prompts=['crack', 'rust stain'], lora=lora).eval()
+def test_logits_equal_those_of_plain_hugging_face(tiny_sam3: dict, device: str, lora: dict | None) -> None:
+    """Plain Hugging Face on the CPU."""
+    model = build(tiny_sam3, prompts=['crack', 'rust stain'], lora=lora).eval().to(device)
     images = torch.randn(2, 3, 56, 56)
     plain = plain_sam3(tiny_sam3)
     expected = torch.cat([plain_logits(plain, images, prompt) for prompt in ('crack', 'rust stain')], dim=1)
     expected = F.interpolate(expected, size=(56, 56), mode='bilinear', align_corners=False)
     with torch.no_grad():
-        logits = model.encode_decode(images, [{}, {}])
+        logits = model.encode_decode(images.to(device), [{}, {}]).cpu()
     assert logits.shape == (2, 3, 56, 56)
     assert not logits[:, 0].any()
     torch.testing.assert_close(logits[:, 1:], expected, atol=1e-5, rtol=0)
@@ -100,9 +101,10 @@ def test_batch_mates_do_not_matter(tiny_sam3: dict) -> None:
         torch.testing.assert_close(loss([0, 1]), (loss([0]) + loss([1])) / 2, atol=1e-6, rtol=0)
 
 
-def test_dead_adapters_are_fixed_and_the_others_learn(tiny_sam3: dict) -> None:
-    model = build(tiny_sam3)
-    losses = model.loss(torch.randn(1, 3, 56, 56), samples(torch.randint(0, 2, (1, 56, 56))))
+def test_dead_adapters_are_fixed_and_the_others_learn(tiny_sam3: dict, device: str) -> None:
+    model = build(tiny_sam3).to(device)
+    truth = samples(torch.randint(0, 2, (1, 56, 56), device=device))
+    losses = model.loss(torch.randn(1, 3, 56, 56, device=device), truth)
     losses['loss_dice'].backward()
     for name, parameter in model.named_parameters():
         dead = any(part in name for part in ('detr_decoder', 'geometry_encoder'))
@@ -111,9 +113,10 @@ def test_dead_adapters_are_fixed_and_the_others_learn(tiny_sam3: dict) -> None:
         assert (parameter.grad is not None) == trains, name
 
 
-def test_full_training_gives_every_trainable_weight_a_gradient(tiny_sam3: dict) -> None:
-    model = build(tiny_sam3, lora=None, trainable='all')
-    model.loss(torch.randn(1, 3, 56, 56), samples(torch.randint(0, 2, (1, 56, 56))))['loss_dice'].backward()
+def test_full_training_gives_every_trainable_weight_a_gradient(tiny_sam3: dict, device: str) -> None:
+    model = build(tiny_sam3, lora=None, trainable='all').to(device)
+    truth = samples(torch.randint(0, 2, (1, 56, 56), device=device))
+    model.loss(torch.randn(1, 3, 56, 56, device=device), truth)['loss_dice'].backward()
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert names
     assert all(dict(model.named_parameters())[name].grad is not None for name in names)
@@ -201,10 +204,28 @@ def test_threshold_labels_takes_the_best_foreground_class() -> None:
 
 
 def test_train_iou_leaves_ignored_pixels_out() -> None:
-    prediction = torch.tensor([[[1, 1, 0, 1]]])
+    logits = torch.tensor([[[[1.0, 1.0, -1.0, 1.0]]]])
     labels = torch.tensor([[[1, 0, 1, 255]]])
-    assert foreground_iou(prediction, labels, 1).item() == pytest.approx(1 / 3, abs=1e-5)
-    assert foreground_iou(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), 1).item() == 1
+    assert foreground_iou(logits, labels, 0.5).item() == pytest.approx(1 / 3, abs=1e-5)
+    assert foreground_iou(logits, labels, 0.8).item() == pytest.approx(0, abs=1e-5)
+    assert foreground_iou(torch.full((1, 1, 2, 2), -1.0), torch.zeros(1, 2, 2), 0.5).item() == 1
+
+
+def test_train_iou_of_several_classes_and_images_over_many_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from whole label maps: the mean over images and classes of their own IoU."""
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(2, 3, 50, 40, generator=generator), torch.randint(0, 4, (2, 50, 40))
+    labels[:, :5] = 255
+    probability = F.pad(logits, (0, 0, 0, 0, 1, 0)).softmax(dim=1)
+    predicted = torch.where(1 - probability[:, 0] > 0.8, probability[:, 1:].argmax(dim=1) + 1, 0)
+    predicted[labels == 255] = 0
+    ious = [
+        ((p == c) & (t == c)).sum() / ((p == c) | (t == c)).sum()
+        for p, t in zip(predicted, labels, strict=True)
+        for c in (1, 2, 3)
+    ]
+    monkeypatch.setattr('crack_plugin.models.strips.CPU_PIXELS', 700)
+    assert foreground_iou(logits, labels, 0.8).item() == pytest.approx(torch.stack(ious).mean().item(), abs=1e-6)
 
 
 def test_losses_of_one_name_add_up(tiny_sam3: dict) -> None:

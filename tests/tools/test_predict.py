@@ -1,6 +1,7 @@
 """`tools/predict.py`: masks, overlays and areas of images, folders, patterns and videos; resuming; refusals."""
 
 import csv
+import re
 import runpy
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from mmseg.apis import inference_model, init_model
 
 from crack_plugin.datasets.photographs import READS_HEIC
 from crack_plugin.evaluation.geometry import measure_cracks
+from crack_plugin.models import SAM3TextLoRA
 from crack_plugin.visualization.panels import CLASS_COLORS, overlay
 
 
@@ -393,3 +395,63 @@ def test_memory_of_a_large_photograph(trained: dict[str, Path]) -> None:
     assert result.returncode == 0, result.stderr
     bytes_per_pixel = float(result.stdout.splitlines()[-1].split('|')[-2])
     assert 10 < bytes_per_pixel < 30
+
+
+def weights_named(model: Any) -> set[str]:
+    return {name for name, _ in model.named_parameters() if 'lora_' in name}
+
+
+def test_fp32_adapters_are_merged_on_the_cpu_and_change_nothing(
+    tool: dict[str, Any], trained: dict[str, Path], images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of the model is on the device asked for before it is merged."""
+    moves: list[tuple[str, bool]] = []
+    monkeypatch.setattr(
+        SAM3TextLoRA, 'to', lambda self, device: moves.append((str(device), bool(weights_named(self)))) or self
+    )
+    predictor = tool['Predictor'](Config.fromfile(trained['config']), str(trained['checkpoint']), 'cuda:1')
+    assert moves[-1] == ('cuda:1', False)
+    assert {device for device, _ in moves[:-1]} == {'cpu'}
+    apart = init_model(str(trained['config']), str(trained['checkpoint']), device='cpu')
+    assert weights_named(apart) and not weights_named(predictor.model)
+    path = next(file for file in images.iterdir() if file.is_file())
+    logits, expected = predictor._sample(str(path))[1].seg_logits.data, inference_model(apart, str(path))
+    assert (logits - expected.seg_logits.data).abs().max() <= 1e-5 < expected.seg_logits.data.std()
+
+
+@pytest.mark.parametrize('merge', [False, True])
+def test_low_precision_adapters_are_merged_on_demand_alone(
+    predict, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, merge: bool
+) -> None:
+    merged = []
+    whole = SAM3TextLoRA.merge_adapter
+    monkeypatch.setattr(SAM3TextLoRA, 'merge_adapter', lambda self: merged.append(self) or whole(self))
+    options = ('--cfg-options', 'model.dtype=bfloat16')
+    predict(images, options=(*(['--merge'] if merge else []), *options))
+    assert len(merged) == merge
+    printed = capsys.readouterr().out
+    assert ('Adapters merged in bfloat16: on ' in printed) == merge
+    if merge:
+        figures = re.search(r'by (\S+) on average and (\S+) at most, and (\S+)% of the pixels', printed)
+        assert figures and 0 < float(figures[1]) < float(figures[2]) < 1
+        assert 'merge' in refusal(lambda: predict(images, options=options), capsys)
+
+
+def test_the_difference_of_merging_is_that_of_the_logits(
+    tool: dict[str, Any], trained: dict[str, Path], images: Path
+) -> None:
+    cfg = Config.fromfile(trained['config'])
+    cfg.model.dtype = 'bfloat16'
+    path = str(next(file for file in images.iterdir() if file.is_file()))
+    predictor = tool['Predictor'](cfg, str(trained['checkpoint']), 'cpu')
+    before = predictor._sample(path)[1].seg_logits.data
+    largest, mean, changed = predictor.merge(path)
+    difference = (predictor._sample(path)[1].seg_logits.data - before).abs()[1]
+    assert (largest, mean) == pytest.approx((difference.max().item(), difference.mean().item()))
+    assert 0 <= changed <= 1
+    assert not weights_named(predictor.model)
+
+
+def test_merging_what_has_no_adapters_is_refused(predict, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ('--merge', '--cfg-options', 'model.lora=None')
+    assert 'has no adapters' in refusal(lambda: predict(images, options=options, weights=False), capsys)
