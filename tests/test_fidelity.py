@@ -1,20 +1,15 @@
-"""Training and preprocessing against plain Hugging Face, PEFT and torch; the reference loop is in the benchmark."""
+"""Training and preprocessing against plain Hugging Face, PEFT and torch; the reference loop is in reference.py."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 import torch
-from conftest import ROOT, TINY_SAM3
+from conftest import ROOT, TINY_SAM3, load_script
 from mmseg.utils.tokenizer import tokenize
 
 from crack_plugin.models import SAM3TextLoRA
-
-spec = importlib.util.spec_from_file_location('fidelity', ROOT / 'benchmarks' / 'fidelity.py')
-assert spec is not None and spec.loader is not None
-fidelity = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(fidelity)
 
 SIZE = TINY_SAM3['vision_config']['backbone_config']['image_size']
 PER_EPOCH = 3
@@ -30,15 +25,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope='module')
 def adapters() -> dict[str, torch.Tensor]:
     """What both trainings start from."""
-    return fidelity.draw_adapters(TINY_SAM3)
+    return reference.draw_adapters(TINY_SAM3)
 
 
 @pytest.fixture(scope='module')
 def traces(run: Path, adapters: dict[str, torch.Tensor]) -> tuple:
     """Two epochs of three images by our config and by the plain loop."""
-    pictures = fidelity.draw_pictures(PER_EPOCH, SIZE, seed=1), fidelity.draw_pictures(4, SIZE, seed=2)
-    ours = fidelity.our_training(TINY_SAM3, adapters, *pictures, run, epochs=2)
-    return ours, fidelity.plain_training(TINY_SAM3, adapters, *pictures, epochs=2)
+    pictures = reference.draw_pictures(PER_EPOCH, SIZE, seed=1), reference.draw_pictures(4, SIZE, seed=2)
+    ours = reference.our_training(TINY_SAM3, adapters, *pictures, run, epochs=2)
+    return ours, reference.plain_training(TINY_SAM3, adapters, *pictures, epochs=2)
 
 
 def test_losses_agree(traces: tuple) -> None:
@@ -52,7 +47,7 @@ def test_gradients_agree(traces: tuple, step: int) -> None:
     """Each adapter weight's, after clipping."""
     ours, theirs = (trace.gradients[step] for trace in traces)
     assert ours.keys() == theirs.keys()
-    off = {name: fidelity.relative_difference(ours[name], theirs[name]) for name in theirs}
+    off = {name: reference.relative_difference(ours[name], theirs[name]) for name in theirs}
     assert {name: value for name, value in off.items() if value > 1e-5} == {}
     assert all(gradient.any() for gradient in theirs.values())
 
@@ -68,14 +63,14 @@ def test_weights_agree(traces: tuple, adapters: dict[str, torch.Tensor]) -> None
     """After 3 steps, and after 6, with a change of the learning rate between."""
     ours, theirs = traces
     for step in (2, 5):
-        assert fidelity.worst_difference(ours.weights[step], theirs.weights[step]) <= 1e-5
+        assert reference.worst_difference(ours.weights[step], theirs.weights[step]) <= 1e-5
     # Steps of 1e-4 on values of about 0.02: had only one side made them, a hundred times more would be off.
-    moved = {n: fidelity.relative_difference(ours.weights[2][n], adapters[n]) for n in adapters if 'lora_B' in n}
-    assert min(value for name, value in moved.items() if not fidelity.is_dead(name)) > 1e-3
+    moved = {n: reference.relative_difference(ours.weights[2][n], adapters[n]) for n in adapters if 'lora_B' in n}
+    assert min(value for name, value in moved.items() if not reference.is_dead(name)) > 1e-3
 
 
 def test_dead_adapters_get_no_gradient_and_stay(traces: tuple, adapters: dict[str, torch.Tensor]) -> None:
-    dead = {name for name in adapters if fidelity.is_dead(name)}
+    dead = {name for name in adapters if reference.is_dead(name)}
     assert dead
     for trace in traces:
         assert all(gradients.keys() == adapters.keys() - dead for gradients in trace.gradients)
@@ -118,9 +113,9 @@ def test_pixels_are_those_of_sam3s_processor(
 ) -> None:
     """Order of the colours, stretching, antialias and normalisation, from the file to the ViT."""
     image = np.random.default_rng(sum(size)).integers(0, 256, (*size, 3), dtype=np.uint8)
-    pixels, _ = fidelity.our_prediction(model, image, tmp_path)
-    resize = {'pillow': fidelity.resized_by_pillow, 'torch': fidelity.resized_by_torch}[library]
-    difference = np.abs(fidelity.grey_levels(pixels) - resize(image, SIZE))
+    pixels, _ = reference.our_prediction(model, image, tmp_path)
+    resize = {'pillow': reference.resized_by_pillow, 'torch': reference.resized_by_torch}[library]
+    difference = np.abs(reference.grey_levels(pixels) - resize(image, SIZE))
     # They round twice, to whole grey levels: half a level after each axis.
     assert difference.max() <= 1 + 1e-4
     assert difference.mean() < 0.4
@@ -128,12 +123,12 @@ def test_pixels_are_those_of_sam3s_processor(
 
 @pytest.mark.parametrize('size', [(40, 30), (200, 170)])
 def test_logits_at_the_masks_size_are_those_of_plain_hugging_face(tmp_path: Path, size: tuple[int, int]) -> None:
-    plain = fidelity.plain_sam3(TINY_SAM3)
+    plain = reference.plain_sam3(TINY_SAM3)
     plain.save_pretrained(tmp_path / 'base')
     image = np.random.default_rng(5).integers(0, 256, (*size, 3), dtype=np.uint8)
-    pixels, ours = fidelity.our_prediction(SAM3TextLoRA(base=str(tmp_path / 'base')).eval(), image, tmp_path)
+    pixels, ours = reference.our_prediction(SAM3TextLoRA(base=str(tmp_path / 'base')).eval(), image, tmp_path)
     with torch.no_grad():
-        theirs = fidelity.plain_logits(plain, pixels, size)
+        theirs = reference.plain_logits(plain, pixels, size)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
@@ -144,10 +139,10 @@ def test_prompt_tokens_are_clips() -> None:
     expected = tokenize(prompts, context_length=32)
     assert torch.equal(model.prompt_mask, expected != 0)
     assert torch.equal(model.prompt_ids * model.prompt_mask, expected.long())
-    assert tuple(expected[0, :3].tolist()) == fidelity.PROMPT_IDS
+    assert tuple(expected[0, :3].tolist()) == reference.PROMPT_IDS
 
 
 def test_adapters_by_part_are_the_references() -> None:
-    rows = {row.what: row for row in fidelity.count_parameters()}
+    rows = {row.what: row for row in load_script(ROOT / 'benchmarks' / 'fidelity.py').count_parameters()}
     assert rows['by part'].theirs == rows['by part'].ours
     assert {row.difference for what, row in rows.items() if what != 'base'} == {'0 parameters'}

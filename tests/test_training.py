@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY_SAM3, TOOLS, load_script
+from conftest import TINY_SAM3, TOOLS, load_script
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from reference import plain_sam3
 from torch import Tensor, nn
 
 from crack_plugin.datasets.synthetic import DEFECTS, write_dataset
@@ -41,7 +42,7 @@ def run_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., S
 @pytest.fixture
 def config(tiny_config: Path, tmp_path: Path) -> Path:
     """The tiny config, on a base whose predictions are neither all crack nor all background."""
-    load_script(ROOT / 'benchmarks' / 'fidelity.py').plain_sam3(TINY_SAM3).save_pretrained(tmp_path / 'base')
+    plain_sam3(TINY_SAM3).save_pretrained(tmp_path / 'base')
     path = tmp_path / 'config.py'
     path.write_text(f'{tiny_config.read_text()}\nmodel = dict(base={str(tmp_path / "base")!r})\n')
     return path

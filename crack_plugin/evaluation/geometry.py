@@ -100,6 +100,15 @@ def measure_cracks(mask: np.ndarray) -> CrackGeometry:
 
     Returns:
         Lengths in pixels.
+
+    Example:
+        >>> mask = np.zeros((40, 60), bool)
+        >>> mask[20:23, 10:50] = True  # 40 px long, 3 px wide
+        >>> cracks = measure_cracks(mask)
+        >>> round(cracks.length), round(cracks.mean_width), cracks.orientation
+        (40, 3, 0.0)
+        >>> round(cracks.scaled(0.5).length)  # at half a millimetre a pixel
+        20
     """
     if not mask.any():
         return CrackGeometry(0.0, 0.0, 0.0, None, 0.0, 0.0)
@@ -141,6 +150,11 @@ def skeleton_graph(skeleton: np.ndarray) -> Skeleton:
 
     Args:
         skeleton: Shape (H, W), bool.
+
+    Example:
+        >>> corner = np.array([[1, 1], [0, 1]], bool)
+        >>> skeleton_graph(corner).edges.tolist()  # two straight steps, and no diagonal beside them
+        [[1, 2], [0, 1]]
     """
     pixels = np.argwhere(skeleton)
     # One more column than the image has: no pixel is beside one of the next row.

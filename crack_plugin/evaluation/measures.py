@@ -32,6 +32,11 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore
 
     Raises:
         ValueError: A predicted class or a label is out of range.
+
+    Example:
+        >>> label = torch.tensor([0, 0, 1, 255])
+        >>> confusion_matrix(torch.tensor([0, 1, 1, 1]), label, num_classes=2).tolist()
+        [[1, 1], [0, 1]]
     """
     ignored = label == ignore_index
     prediction, label = prediction.long(), torch.where(ignored, 0, label.long())
@@ -61,6 +66,12 @@ def probability_histogram(probability: Tensor, positive: Tensor, valid: Tensor) 
 
     Returns:
         np.ndarray: Pixels by [negative or positive, bin], shape (2, 100), int32.
+
+    Example:
+        >>> probability = torch.tensor([0.005, 0.995])
+        >>> histogram = probability_histogram(probability, torch.tensor([False, True]), torch.tensor([True, True]))
+        >>> histogram[0, 0].item(), histogram[1, 99].item()
+        (1, 1)
     """
     thresholds = torch.from_numpy(THRESHOLDS).to(probability.device)
     bins = len(THRESHOLDS) + 1
@@ -78,6 +89,12 @@ def counts_by_threshold(histogram: np.ndarray) -> np.ndarray:
 
     Returns:
         np.ndarray: (tp, fp, fn) at each of :data:`THRESHOLDS`, shape (..., 99, 3), int64.
+
+    Example:
+        >>> histogram = np.zeros((2, 100), int)
+        >>> histogram[0, 20], histogram[1, 60] = 3, 5  # 3 background pixels, 5 crack pixels
+        >>> counts_by_threshold(histogram)[[9, 49, 89]].tolist()  # (tp, fp, fn) at 0.1, 0.5 and 0.9
+        [[5, 3, 0], [5, 0, 0], [0, 0, 5]]
     """
     exceeding = np.cumsum(histogram[..., ::-1], axis=-1, dtype=np.int64)[..., ::-1]
     total = exceeding[..., :1]
@@ -98,6 +115,11 @@ def overlap_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
 
     Returns:
         dict[str, np.ndarray]: 'IoU', 'Dice', 'Precision' and 'Recall', fractions in [0, 1], each of shape (...).
+
+    Example:
+        >>> scores = overlap_scores(np.array([6, 2, 4]))
+        >>> {name: round(float(score), 3) for name, score in scores.items()}
+        {'IoU': 0.5, 'Dice': 0.667, 'Precision': 0.75, 'Recall': 0.6}
     """
     tp, fp, fn = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
     return {
@@ -120,6 +142,12 @@ def ods_f1(histograms: np.ndarray) -> tuple[float, float]:
 
     Returns:
         tuple[float, float]: The best F1 of the counts summed over images, and its threshold (the lowest of equals).
+
+    Example:
+        >>> histograms = np.zeros((1, 2, 100), int)
+        >>> histograms[0, 0, 20], histograms[0, 1, 60] = 3, 5
+        >>> ods_f1(histograms)  # above it, nothing is marked that is no crack
+        (1.0, 0.21)
     """
     scores = overlap_scores(counts_by_threshold(histograms.sum(axis=0, dtype=np.int64)))['Dice']
     best = int(scores.argmax())
@@ -137,6 +165,12 @@ def ois_f1(histograms: np.ndarray) -> float:
 
     Returns:
         float: Mean of the images' best F1.
+
+    Example:
+        >>> histograms = np.zeros((2, 2, 100), int)
+        >>> histograms[0, 1, 60], histograms[1, 0, 30] = 5, 5  # a crack found, and a false alarm that 0.3 silences
+        >>> ois_f1(histograms)
+        1.0
     """
     scores = overlap_scores(counts_by_threshold(histograms))['Dice']
     return float(scores.max(axis=-1).mean())
@@ -150,6 +184,12 @@ def skeleton(mask: np.ndarray) -> np.ndarray:
 
     Returns:
         np.ndarray: Shape (H, W), bool.
+
+    Example:
+        >>> bar = np.zeros((5, 9), bool)
+        >>> bar[1:4, 1:8] = True
+        >>> int(skeleton(bar).sum(axis=0).max())  # one pixel wide
+        1
     """
     result = np.zeros_like(mask)
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
@@ -178,6 +218,12 @@ def centerline_counts(predicted: np.ndarray, true: np.ndarray, tolerance: int = 
 
     Returns:
         np.ndarray: (tp, fp, fn), shape (3,), int64.
+
+    Example:
+        >>> true, predicted = np.zeros((2, 12, 10), bool)
+        >>> true[2], predicted[5, :6] = True, True
+        >>> centerline_counts(predicted, true).tolist()  # 3 px away is near enough; the last two pixels are not reached
+        [8, 0, 2]
     """
     disk = morphology.disk(tolerance)
     near_predicted = cv2.dilate(predicted.astype(np.uint8), disk).astype(bool)
@@ -208,6 +254,14 @@ def centerline_dice(
 
     Returns:
         float: In [0, 1].
+
+    Example:
+        >>> true = np.zeros((6, 10), bool)
+        >>> true[2:5] = True
+        >>> half = true & (np.arange(10) < 5)
+        >>> centre = true & (np.arange(6) == 3)[:, None]
+        >>> round(centerline_dice(half, true, centre & half, centre), 3)  # precision 1, sensitivity 0.5
+        0.667
     """
     predicted_length, true_length = np.count_nonzero(predicted_skeleton), np.count_nonzero(true_skeleton)
     if not predicted_length or not true_length:
@@ -216,4 +270,4 @@ def centerline_dice(
     sensitivity = np.count_nonzero(true_skeleton & predicted) / true_length
     if precision + sensitivity == 0:
         return 0.0
-    return 2 * precision * sensitivity / (precision + sensitivity)
+    return float(2 * precision * sensitivity / (precision + sensitivity))

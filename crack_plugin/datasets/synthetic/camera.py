@@ -1,0 +1,34 @@
+"""Light and camera: from reflectance to a photograph."""
+
+import cv2
+import numpy as np
+
+from crack_plugin.datasets.synthetic.noise import log_uniform
+
+
+def photograph(rng: np.random.Generator, reflectance: np.ndarray) -> np.ndarray:
+    """Light, lens, sensor and compression: (3, H, W) reflectance to (H, W, 3) uint8."""
+    height, width = size = reflectance.shape[1:]
+    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    x = np.linspace(-1, 1, width, dtype=np.float32)
+    slope_x, slope_y = rng.normal(0, 0.07), rng.normal(0, 0.07)
+    light = 1 + slope_x * x + slope_y * y - abs(rng.normal(0, 0.06)) * (x * x + y * y)
+    cold, green = rng.normal(0, 0.05 if rng.random() < 0.7 else 0.11), rng.normal(0, 0.015)
+    cast = np.exp(np.array([cold, green, -cold], np.float32))
+    exposed = reflectance * (light * cast[:, None, None])
+    # An auto-exposing camera brings most scenes near the middle of the range.
+    exposed *= (rng.uniform(0.3, 0.65) / float(exposed.mean())) ** rng.uniform(0, 1)
+    image = cv2.merge(list(cv2.pow(np.clip(exposed, 0.004, 1.2), rng.uniform(0.75, 1.15))))
+    middle = float(image.mean())
+    image = middle + (image - middle) * rng.uniform(0.6, 1.15)
+    if rng.random() < 0.55:
+        image = cv2.GaussianBlur(image, (0, 0), log_uniform(rng, 0.35, 1.2))
+    if rng.random() < 0.3:
+        image += rng.uniform(0.2, 0.8) * (image - cv2.GaussianBlur(image, (0, 0), 1.2))
+    sensor = rng.standard_normal(size, np.float32) * np.float32(log_uniform(rng, 0.002, 0.025))
+    picture = cv2.add(image, cv2.merge([sensor] * 3))
+    picture = cv2.convertScaleAbs(np.maximum(picture, 0), alpha=255)
+    quality = int(rng.uniform(45, 98))
+    return np.asarray(
+        cv2.imdecode(cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+    )
