@@ -111,7 +111,6 @@ setup(
             *AUGMENTATION,
             *COCO,
             *EXPORT,
-            *HEIF,
             'hypothesis',
             'mypy',
             'pytest',

@@ -16,7 +16,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import DATASETS, MODELS
 
-from crack_plugin.benchmark.settings import Settings
+from crack_plugin.comparison.settings import Settings
 from crack_plugin.evaluation import CrackMetric
 
 BENCHMARK = sorted((CONFIGS / 'benchmark').glob('*.py'))
@@ -145,6 +145,6 @@ def without_nothing(value: Any) -> Any:
 
 def test_missing_mmdet_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'mmdet', None)
-    monkeypatch.delitem(sys.modules, 'crack_plugin.benchmark.mask2former', raising=False)
+    monkeypatch.delitem(sys.modules, 'crack_plugin.comparison.mask2former', raising=False)
     with pytest.raises(RuntimeError, match=r"pip install 'mmdet>=3.3,<3.4'"):
         Config.fromfile(CONFIGS / 'benchmark' / 'mask2former_r50.py')

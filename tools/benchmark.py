@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cli import CONFIG_SUFFIXES, KeyValueAction
 from mmengine.config import Config
 from mmengine.device import get_device
 from tqdm import tqdm
 
-from crack_plugin.benchmark import table
-from crack_plugin.benchmark.runs import Run, RunError
-from crack_plugin.benchmark.settings import Settings, has_nothing_to_train
+from crack_plugin.cli import CONFIG_SUFFIXES, KeyValueAction
+from crack_plugin.comparison import table
+from crack_plugin.comparison.runs import Run, RunError
+from crack_plugin.comparison.settings import Settings, has_nothing_to_train
 
 TRAIN_TOOL = Path(__file__).with_name('train.py')
 

@@ -16,10 +16,16 @@ from typing import Any
 
 import cv2
 import numpy as np
-from cli import add_annotations_argument, add_dataset_arguments, dataset_options, readable_errors, selected_splits
 from mmengine.utils import track_iter_progress
 from prettytable import PrettyTable, TableStyle
 
+from crack_plugin.cli import (
+    add_annotations_argument,
+    add_dataset_arguments,
+    dataset_options,
+    readable_errors,
+    selected_splits,
+)
 from crack_plugin.datasets.inspection import (
     CAUSES,
     HASH_DISTANCE,

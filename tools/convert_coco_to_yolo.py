@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from cli import add_conversion_arguments, readable_errors
+from crack_plugin.cli import add_conversion_arguments, readable_errors
 
 
 def main(argv: Sequence[str] | None = None) -> None:

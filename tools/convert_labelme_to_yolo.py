@@ -10,8 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from cli import KeyValueAction, add_conversion_arguments, readable_errors
-
+from crack_plugin.cli import KeyValueAction, add_conversion_arguments, readable_errors
 from crack_plugin.datasets.labelme import KINDS, Options, convert_labelme
 
 

@@ -42,7 +42,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if existing and not args.overwrite:
         parser.error(f'{len(existing)} of the labels exist, {existing[0]} for one. Pass --overwrite to replace them.')
     args.out.mkdir(parents=True, exist_ok=True)
-    print(f'{len(masks)} labels to {args.out}')
     failures: list[str] = []
     colored: list[Path] = []
     colors: set[tuple[int, int, int]] = set()
@@ -59,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             colors.update(mask.colors)
         if mask.foreground.mean() > 0.5:
             mostly.append(path)
-    print()
+    print(f'\n{len(masks) - len(failures)} labels to {args.out}')
     if colored:
         rule = (
             f'every colour other than black is foreground (RGB {listed(sorted(colors), 8)})'

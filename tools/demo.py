@@ -12,8 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cli import readable_errors
-
+from crack_plugin.cli import readable_errors
 from crack_plugin.datasets.synthetic import write_dataset
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,7 +8,7 @@ tells how to prepare images.
 import argparse
 from collections.abc import Sequence
 
-from cli import add_trained_model_arguments, build_trained_model, load_trained_config, readable_errors
+from crack_plugin.cli import add_trained_model_arguments, build_trained_model, load_trained_config, readable_errors
 
 FORMATS = ('onnx', 'pt2')
 

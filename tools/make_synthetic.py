@@ -3,8 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from cli import readable_errors
-
+from crack_plugin.cli import readable_errors
 from crack_plugin.datasets.synthetic import DEFECTS, SURFACES, write_dataset
 
 

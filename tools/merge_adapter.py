@@ -6,7 +6,7 @@ The folder needs neither this package nor peft: ``Sam3Model.from_pretrained(OUT)
 import argparse
 from collections.abc import Sequence
 
-from cli import add_trained_model_arguments, build_trained_model, load_trained_config, readable_errors
+from crack_plugin.cli import add_trained_model_arguments, build_trained_model, load_trained_config, readable_errors
 
 
 def make_parser() -> argparse.ArgumentParser:

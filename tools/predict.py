@@ -26,7 +26,6 @@ import cv2
 import mmcv
 import numpy as np
 import torch
-from cli import KeyValueAction, config_file, merge_options, readable_errors
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.device import get_device
@@ -35,6 +34,7 @@ from mmseg.registry import MODELS, TRANSFORMS
 from torch import Tensor
 from tqdm import tqdm
 
+from crack_plugin.cli import KeyValueAction, config_file, merge_options, readable_errors
 from crack_plugin.datasets.photographs import IMAGE_SUFFIXES, UNREAD_SUFFIXES, ImageError, unread_remedy
 from crack_plugin.datasets.yolo_layout import listed
 from crack_plugin.evaluation.geometry import CrackGeometry, measure_cracks

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-from cli import add_dataset_arguments, dataset_options, readable_errors, selected_splits
 from mmcv.transforms import LoadImageFromFile
 from mmengine.utils import track_iter_progress
 
+from crack_plugin.cli import add_dataset_arguments, dataset_options, readable_errors, selected_splits
 from crack_plugin.datasets import LoadYOLOPolygons, YOLOCrackDataset
 from crack_plugin.files import write_atomically
 

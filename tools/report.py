@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cli import KeyValueAction, config_file, merge_options, readable_errors
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
 from crack_plugin.checkpoints import load_from_local
+from crack_plugin.cli import KeyValueAction, config_file, merge_options, readable_errors
 from crack_plugin.models.adapters import WEIGHTS_FILE
 from crack_plugin.models.sam3_semantic import BaseModelError
-from crack_plugin.visualization.report import Facts, TrainingReport
-from crack_plugin.visualization.training import best_row, load_history, load_test_result
-from crack_plugin.visualization.validation import draw_examples, evaluate, validation_loader, zero_shot_step
+from crack_plugin.report.training import best_row, load_history, load_test_result
+from crack_plugin.report.training_report import Facts, TrainingReport
+from crack_plugin.report.validation import draw_examples, evaluate, validation_loader, zero_shot_step
 
 
 def main(argv: Sequence[str] | None = None) -> None:

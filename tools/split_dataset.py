@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from cli import add_annotations_argument, readable_errors
 
+from crack_plugin.cli import add_annotations_argument, readable_errors
 from crack_plugin.datasets.yolo_layout import ALL, find_split, is_unsplit, read_data_yaml, source_name, split_sources
 
 

@@ -6,8 +6,16 @@ Without a checkpoint the model is tested as its config builds it: SAM 3 zero-sho
 import argparse
 from collections.abc import Sequence
 
-from cli import add_run_arguments, build_runner, checkpoint_file, load_config, parse_arguments, readable_errors
 from mmengine.config import Config
+
+from crack_plugin.cli import (
+    add_run_arguments,
+    build_runner,
+    checkpoint_file,
+    load_config,
+    parse_arguments,
+    readable_errors,
+)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -4,11 +4,12 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from cli import add_run_arguments, build_runner, load_config, parse_arguments, readable_errors
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from torch import nn
+
+from crack_plugin.cli import add_run_arguments, build_runner, load_config, parse_arguments, readable_errors
 
 # `AmpOptimWrapper` asserts one of these.
 AMP_DEVICES = ('cuda', 'npu', 'mlu', 'musa')

@@ -1,1 +1,1 @@
-"""Several models on the same images: settings that are equal for all, measurements by the same code, one table."""
+"""The former place of :mod:`crack_plugin.comparison`, which configs saved by version 0.1 import by this name."""

@@ -1,10 +1,3 @@
-"""Imported by configs of Mask2Former, which MMSegmentation builds from parts of mmdet."""
+"""As :mod:`crack_plugin.comparison.mask2former`, for configs saved by version 0.1."""
 
-try:
-    import mmdet.models  # noqa: F401 - registers
-except ModuleNotFoundError as error:
-    # Not an ImportError: in place of one, mmengine would show a message of its own.
-    raise RuntimeError(
-        f"Mask2Former needs mmdet 3.3, which cannot be imported here ({error}): pip install 'mmdet>=3.3,<3.4'. With "
-        'mmcv-lite it then runs on the CPU; on a GPU it needs full mmcv.'
-    ) from error
+from crack_plugin.comparison import mask2former  # noqa: F401 - registers

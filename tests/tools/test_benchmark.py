@@ -13,9 +13,9 @@ import pytest
 from conftest import CONFIGS, TOOLS, run_tool
 from mmengine.config import Config
 
-from crack_plugin.benchmark import runs, table
-from crack_plugin.benchmark.measure import Cost, Measurement
-from crack_plugin.benchmark.runs import Run, RunError
+from crack_plugin.comparison import runs, table
+from crack_plugin.comparison.measure import Cost, Measurement
+from crack_plugin.comparison.runs import Run, RunError
 from crack_plugin.evaluation.image_statistics import ImageStatistics
 
 UNET = CONFIGS / 'benchmark' / 'unet_small.py'

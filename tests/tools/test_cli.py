@@ -17,6 +17,8 @@ from mmengine.registry import DATASETS, METRICS, MODELS
 from torch import nn
 from torch._utils import ExceptionWrapper
 
+from crack_plugin import cli
+
 TOOLS = Path(__file__).parents[2] / 'tools'
 
 
@@ -33,11 +35,6 @@ def load_tool(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture
-def cli():
-    return load_tool('cli')
 
 
 @pytest.fixture
@@ -116,7 +113,7 @@ def usage_error(call, capsys) -> str:
 
 
 @pytest.mark.parametrize('tool', ['train', 'test'])
-def test_arguments_of_the_stock_tools_are_accepted(tool, toy_config, cli):
+def test_arguments_of_the_stock_tools_are_accepted(tool, toy_config):
     parser = load_tool(tool).make_parser()
     common = ['--work-dir', 'w', '--launcher', 'pytorch', '--local-rank', '1', '--cfg-options', 'a.b=[1,2]', 'c=x']
     own = {
@@ -212,37 +209,37 @@ def test_override_that_cannot_be_read_is_one_line(value, reason, toy_config, tra
     assert f'b.c={value}'[:8] in error and reason in error and 'double quotes' in error
 
 
-def merged(cli, content: dict, **options) -> dict:
+def merged(content: dict, **options) -> dict:
     cfg = Config(content)
     cli.merge_options(cfg, {key.replace('__', '.'): value for key, value in options.items()})
     return cfg.to_dict()
 
 
-def test_dict_override_is_merged_or_takes_the_place_of_what_is_none(cli):
-    assert merged(cli, {'m': {'a': {'x': 1}}}, m__a={'y': 2}) == {'m': {'a': {'x': 1, 'y': 2}}}
+def test_dict_override_is_merged_or_takes_the_place_of_what_is_none():
+    assert merged({'m': {'a': {'x': 1}}}, m__a={'y': 2}) == {'m': {'a': {'x': 1, 'y': 2}}}
     for present in (None, 5, [{'type': 'A'}, {'type': 'B'}]):
-        assert merged(cli, {'m': {'a': present}}, m__a={'type': 'C'}) == {'m': {'a': {'type': 'C'}}}
-    assert merged(cli, {'m': {}}, m__a={'type': 'C'}) == {'m': {'a': {'type': 'C'}}}
-    assert merged(cli, {'m': {'a': {'x': 1}}}, m__a={0: 'crack'}) == {'m': {'a': {'x': 1, 0: 'crack'}}}
-    assert merged(cli, {'m': [{'x': 1}]}, m__0={'y': 2}) == {'m': [{'x': 1, 'y': 2}]}
-    assert merged(cli, {'m': {'a': {'x': 1}}}, m__a=None) == {'m': {'a': None}}
+        assert merged({'m': {'a': present}}, m__a={'type': 'C'}) == {'m': {'a': {'type': 'C'}}}
+    assert merged({'m': {}}, m__a={'type': 'C'}) == {'m': {'a': {'type': 'C'}}}
+    assert merged({'m': {'a': {'x': 1}}}, m__a={0: 'crack'}) == {'m': {'a': {'x': 1, 0: 'crack'}}}
+    assert merged({'m': [{'x': 1}]}, m__0={'y': 2}) == {'m': [{'x': 1, 'y': 2}]}
+    assert merged({'m': {'a': {'x': 1}}}, m__a=None) == {'m': {'a': None}}
 
 
 @pytest.mark.parametrize('key', ['m.a.type', 'm.b.7.x', 'm.b.x', 'm.c.x'])
-def test_override_without_a_place_is_named(key, cli):
+def test_override_without_a_place_is_named(key):
     content = {'m': {'a': None, 'b': [{'x': 1}], 'c': 5}}
     with pytest.raises(cli.ToolError, match=f'--cfg-options {key}: the config has no place'):
         cli.merge_options(Config(content), {'m.d': 1, key: 'B'})
 
 
-def test_checkpoint_may_follow_an_option(toy_config, tmp_path, cli, test_tool):
+def test_checkpoint_may_follow_an_option(toy_config, tmp_path, test_tool):
     checkpoint = tmp_path / 'best.pth'
     checkpoint.touch()
     args = cli.parse_arguments(test_tool.make_parser(), [toy_config, '--work-dir', 'w', str(checkpoint)])
     assert args.checkpoint == str(checkpoint)
 
 
-def test_local_rank_reaches_the_environment(toy_config, monkeypatch, cli, train_tool):
+def test_local_rank_reaches_the_environment(toy_config, monkeypatch, train_tool):
     monkeypatch.delenv('LOCAL_RANK')
     cli.parse_arguments(train_tool.make_parser(), [toy_config, '--local_rank', '3'])
     assert os.environ['LOCAL_RANK'] == '3'
@@ -278,7 +275,7 @@ def test_checkpoint_address_is_left_to_mmengine(test_tool):
     assert test_tool.checkpoint_file('https://example.org/best.pth') == 'https://example.org/best.pth'
 
 
-def test_work_dir_falls_back_to_config_then_to_its_name(toy_config, cli, train_tool):
+def test_work_dir_falls_back_to_config_then_to_its_name(toy_config, train_tool):
     parser = train_tool.make_parser()
 
     def work_dir(*argv):
@@ -405,7 +402,7 @@ def test_show_without_visualization_hook_is_a_usage_error(toy_config, capsys, te
 
 
 @pytest.fixture
-def package(tmp_path, monkeypatch, cli):
+def package(tmp_path, monkeypatch):
     """A package that `cli` takes for crack_plugin."""
     path = tmp_path / 'package.py'
     path.write_text(
@@ -424,7 +421,7 @@ def package(tmp_path, monkeypatch, cli):
     return module
 
 
-def test_error_raised_by_the_package_is_one_paragraph(capsys, package, cli, train_tool):
+def test_error_raised_by_the_package_is_one_paragraph(capsys, package, train_tool):
     with pytest.raises(SystemExit) as exit_info, cli.readable_errors(train_tool.make_parser()):
         package.complain()
     assert exit_info.value.code == 1
@@ -440,19 +437,19 @@ def call_in_worker(function) -> None:
         ExceptionWrapper(where='in DataLoader worker process 0').reraise()
 
 
-def test_so_is_one_from_a_dataloader_worker(capsys, package, cli, train_tool):
+def test_so_is_one_from_a_dataloader_worker(capsys, package, train_tool):
     with pytest.raises(SystemExit), cli.readable_errors(train_tool.make_parser()):
         call_in_worker(package.complain)
     error = capsys.readouterr().err
     assert error.endswith('error: labels/1.txt, line 2: odd number of coordinates\n') and 'Traceback' not in error
 
 
-def test_programming_errors_in_a_worker_keep_their_traceback(package, cli, train_tool):
+def test_programming_errors_in_a_worker_keep_their_traceback(package, train_tool):
     with pytest.raises(ValueError, match='invalid literal'), cli.readable_errors(train_tool.make_parser()):
         call_in_worker(package.slip)
 
 
-def test_programming_errors_keep_their_traceback(package, cli, train_tool):
+def test_programming_errors_keep_their_traceback(package, train_tool):
     with pytest.raises(ValueError, match='invalid literal'), cli.readable_errors(train_tool.make_parser()):
         package.slip()
     with pytest.raises(ValueError, match='elsewhere'), cli.readable_errors(train_tool.make_parser()):
@@ -506,7 +503,7 @@ def test_dist_scripts_want_a_number_of_gpus(script, argv):
     assert result.returncode == 2 and result.stderr.startswith('usage:')
 
 
-def shown(cli, parser, capsys, error: Exception, in_worker: bool = False) -> str:
+def shown(parser, capsys, error: Exception, in_worker: bool = False) -> str:
     """The one paragraph that `readable_errors` makes of an error."""
 
     def fail():
@@ -535,8 +532,8 @@ def shown(cli, parser, capsys, error: Exception, in_worker: bool = False) -> str
     ],
     ids=str,
 )
-def test_full_gpu_gets_advice(error, cli, train_tool, capsys):
-    text = shown(cli, train_tool.make_parser(), capsys, error)
+def test_full_gpu_gets_advice(error, train_tool, capsys):
+    text = shown(train_tool.make_parser(), capsys, error)
     assert 'the GPU has too little memory' in text and 'lowmem.py' in text
     assert 'out of memory' in text.lower() or '_FAILED' in text
 
@@ -557,12 +554,12 @@ def test_full_gpu_gets_advice(error, cli, train_tool, capsys):
     ],
     ids=str,
 )
-def test_full_memory_gets_the_advice_for_a_machine(error, in_worker, cli, train_tool, capsys):
-    text = shown(cli, train_tool.make_parser(), capsys, error, in_worker)
+def test_full_memory_gets_the_advice_for_a_machine(error, in_worker, train_tool, capsys):
+    text = shown(train_tool.make_parser(), capsys, error, in_worker)
     assert "the machine has too little memory (RAM, not the GPU's)" in text and 'num_workers=1' in text
 
 
-def test_real_failures_to_allocate_are_recognised(cli, train_tool, capsys):
+def test_real_failures_to_allocate_are_recognised(train_tool, capsys):
     for allocate in (lambda: torch.empty(2**58, dtype=torch.uint8), lambda: bytearray(2**60)):
         with pytest.raises(SystemExit), cli.readable_errors(train_tool.make_parser()):
             allocate()
@@ -572,13 +569,13 @@ def test_real_failures_to_allocate_are_recognised(cli, train_tool, capsys):
 @pytest.mark.parametrize(
     'message', ['cuDNN error: CUDNN_STATUS_INTERNAL_ERROR', 'CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling x']
 )
-def test_error_that_may_be_a_full_gpu_keeps_its_traceback_with_a_note(message, cli, train_tool):
+def test_error_that_may_be_a_full_gpu_keeps_its_traceback_with_a_note(message, train_tool):
     with pytest.raises(RuntimeError) as caught, cli.readable_errors(train_tool.make_parser()):
         raise RuntimeError(message)
     assert 'A full GPU is often behind' in ''.join(caught.value.__notes__)
 
 
-def test_other_accelerator_errors_keep_their_traceback(cli, train_tool):
+def test_other_accelerator_errors_keep_their_traceback(train_tool):
     with pytest.raises(RuntimeError) as caught, cli.readable_errors(train_tool.make_parser()):
         raise torch.AcceleratorError('CUDA error: device-side assert triggered')
     assert not hasattr(caught.value, '__notes__')

@@ -17,7 +17,8 @@ from conftest import CONFIGS, TINY_SAM3, TOOLS
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from crack_plugin.visualization import document, panels, training
+from crack_plugin.report import training
+from crack_plugin.visualization import document, panels
 from crack_plugin.visualization.document import Heading, Picture, Table, Text
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from crack_plugin.benchmark.measure import Measurement
+from crack_plugin.comparison.measure import Measurement
 from crack_plugin.datasets.photographs import read_photograph
 from crack_plugin.evaluation.image_statistics import bootstrap_intervals
 from crack_plugin.visualization.document import Block, Heading, Picture, Table, Text, to_markdown
@@ -86,7 +86,7 @@ class Row:
         return next(iter(self.measured.values()))
 
     def cost(self, key: str) -> float:
-        """Median over seeds of a figure of :class:`~crack_plugin.benchmark.measure.Cost`."""
+        """Median over seeds of a figure of :class:`~crack_plugin.comparison.measure.Cost`."""
         return float(np.median([getattr(measurement.cost, key) for measurement in self.measured.values()]))
 
 

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader
 from crack_plugin.datasets.photographs import read_photograph
 from crack_plugin.evaluation import CrackMetric
 from crack_plugin.models import SAM3TextLoRA
+from crack_plugin.report.training import BANDS, Band, example_file, pick_examples
 from crack_plugin.visualization.panels import save_panel
-from crack_plugin.visualization.training import BANDS, Band, example_file, pick_examples
 
 Step = Callable[[Any], list]
 """Predicts a batch of a dataloader: a model's ``val_step``."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from crack_plugin.benchmark import settings
-from crack_plugin.benchmark.measure import Measurement
+from crack_plugin.comparison import settings
+from crack_plugin.comparison.measure import Measurement
 
 _PROGRESS = re.compile(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\].*\bloss: ([\d.]+|nan|inf)')
 _ERROR = re.compile(r'[\w.]+(?:Error|Exception|Interrupt)\b|\S+: error: ')
@@ -119,7 +119,7 @@ class Run:
                 checkpoint = settings.find_checkpoint(self.work_dir, use)
             except FileNotFoundError as error:
                 raise RunError(str(error)) from error
-        command = [sys.executable, '-m', 'crack_plugin.benchmark.measure', str(self.config), str(self.folder)]
+        command = [sys.executable, '-m', 'crack_plugin.comparison.measure', str(self.config), str(self.folder)]
         command += ['--device', device, '--shown', str(shown)]
         command += [] if checkpoint is None else ['--checkpoint', str(checkpoint)]
         _run_process(command, self.folder / 'measure.log')

@@ -6,8 +6,8 @@ import pytest
 from conftest import CONFIGS
 from mmengine.config import Config
 
-from crack_plugin.benchmark import settings
-from crack_plugin.benchmark.settings import Settings
+from crack_plugin.comparison import settings
+from crack_plugin.comparison.settings import Settings
 
 UNET = CONFIGS / 'benchmark' / 'unet_small.py'
 TINY = CONFIGS / 'sam3_tiny_lora_crack.py'

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from crack_plugin.report.training import SCORES, Band, epoch_table
+from crack_plugin.report.validation import Evaluation, Example
 from crack_plugin.visualization.document import Block, Heading, Picture, Table, Text, to_html, to_markdown
 from crack_plugin.visualization.figures import save_curves, save_histograms
-from crack_plugin.visualization.training import SCORES, Band, epoch_table
-from crack_plugin.visualization.validation import Evaluation, Example
 
 Facts = list[tuple[str, str]]
 
@@ -21,7 +21,7 @@ class TrainingReport:
         title: Its first line.
         recipe: Model and recipe, name and value.
         dataset: Split, its number of images, and where they are.
-        rows: Of :func:`~crack_plugin.visualization.training.load_history`.
+        rows: Of :func:`~crack_plugin.report.training.load_history`.
         axis: 'epoch' or 'iter'.
         best: Index of the best row.
         zero_shot: Metrics without training.

@@ -11,9 +11,9 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 
-from crack_plugin.benchmark import measure as measuring
-from crack_plugin.benchmark.measure import Measurement, build_model, count_flop, measure, measure_cost
-from crack_plugin.benchmark.settings import Settings
+from crack_plugin.comparison import measure as measuring
+from crack_plugin.comparison.measure import Measurement, build_model, count_flop, measure, measure_cost
+from crack_plugin.comparison.settings import Settings
 
 
 def test_measures_what_a_test_measures(tiny_config: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """One row of a benchmark: scores, size, arithmetic, speed and memory of one model, by the same code for all.
 
-``python -m crack_plugin.benchmark.measure CONFIG FOLDER`` measures in a process of its own, whose memory is the
+``python -m crack_plugin.comparison.measure CONFIG FOLDER`` measures in a process of its own, whose memory is the
 model's, and leaves in FOLDER what :class:`Measurement` reads.
 """
 
@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from crack_plugin.evaluation import CrackMetric
 from crack_plugin.evaluation.image_statistics import ImageStatistics
-from crack_plugin.visualization.validation import predict
+from crack_plugin.report.validation import predict
 
 RESULT, STATISTICS = 'result.json', 'statistics.npz'
 TIMED_IMAGES = 10
