@@ -4,6 +4,7 @@ MMEngine reads every checkpoint (``load_from``, ``resume``, ``init_model``, the 
 in its ``CheckpointLoader``; :func:`register_loaders` puts ours in their place.
 """
 
+import errno
 import pickle
 import re
 import zipfile
@@ -19,6 +20,10 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 # As torch words it where a file asks for more than tensors and plain data, and where a file is not whole.
 _CODE = re.compile(r'(?:Unsupported global: |unsupported )GLOBAL (?P<name>[\w.]+)|TorchScript archives', re.IGNORECASE)
 _DAMAGE = re.compile(r'zip archive|PytorchStreamReader|unexpected EOF|corrupt', re.IGNORECASE)
+_OTHER_CHECKPOINTS = (
+    'Use a checkpoint that this package wrote. If you trust who made the file, take its weights out: '
+    "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW_FILE)"
+)
 _NUMBERED = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
 
 
@@ -56,27 +61,41 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
             f'checkpoint {path} does not exist. {_advice(path)} (A relative path, in last_checkpoint as well, counts '
             'from the folder that the training was started in.)'
         )
-    return _read(
+    return read_as_data(
         partial(torch.load, path, map_location=map_location, weights_only=True), str(path), partial(_advice, path)
     )
 
 
 def _load_url(url: str, *args: Any, **kwargs: Any) -> Any:
     load = partial(torch.hub.load_state_dict_from_url, url, *args, **{**kwargs, 'weights_only': True})
-    return _read(load, url, lambda: 'Delete it from the cache of torch.hub, and try again.')
+    return read_as_data(load, url, lambda: 'Delete it from the cache of torch.hub, and try again.')
 
 
-def _read(load: Callable[[], Any], source: str, advice: Callable[[], str]) -> Any:
+def read_as_data(
+    load: Callable[[], Any], source: str, advice: Callable[[], str], instead: str = _OTHER_CHECKPOINTS
+) -> Any:
+    """Call what loads a checkpoint as data, and say what is wrong with the file.
+
+    Args:
+        load: ``torch.load`` with ``weights_only=True``, ready to be called.
+        source: What the file is called in an error.
+        advice: What to do about a damaged file.
+        instead: What to do about a file that would run code.
+
+    Raises:
+        CheckpointError: The file is damaged, or would run code.
+    """
     try:
         checkpoint = load()
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
+        # So the reader of archives fails on a short one without an end; other faults are not of the file's content.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         code = _CODE.search(str(error))
         if code:
             raise CheckpointError(
                 f'checkpoint {source} is refused: loading it would run code that it names '
-                f'({code["name"] or "a TorchScript program"}). Nothing of it was run. Use a checkpoint that this '
-                'package wrote. If you trust who made the file, take its weights out: '
-                "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW_FILE)"
+                f'({code["name"] or "a TorchScript program"}). Nothing of it was run. {instead}'
             ) from error
         if isinstance(error, RuntimeError) and not _DAMAGE.search(str(error)):
             raise

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -311,11 +312,14 @@ def _about_file(path: Path) -> str:
     if path.name in (CONFIG_FILE, WEIGHTS_FILE, _INDEX_FILE):
         return f'Give its folder, {path.parent}.'
     if path.suffix in ('.pt', '.pth'):
-        return (
-            "It may be Meta's own format, which is not read: the Hugging Face format of the same model is at the hub "
-            'id facebook/sam3. A checkpoint of a training goes to --checkpoint or load_from.'
-        )
+        return f'{_conversion(path)} A checkpoint of a training of this package goes to --checkpoint or load_from.'
     return _WHAT_TO_GIVE
+
+
+def _conversion(path: Path) -> str:
+    """How to make a folder of Meta's own file."""
+    command = shlex.join(['python', 'tools/convert_checkpoint.py', str(path), str(path.with_name(f'{path.stem}_hf'))])
+    return f"If it is Meta's own format, write it as a folder with `{command}`, once, and set base to that folder."
 
 
 def _about_folder(folder: Path) -> str:
@@ -327,7 +331,7 @@ def _about_folder(folder: Path) -> str:
         return f'{text}; it is an adapter, and goes to model.adapter or --adapter.'
     foreign = [name for name in names if name.endswith(('.pt', '.pth'))]
     if foreign:
-        return f"{text}; {', '.join(foreign)} may be Meta's format, which is not read."
+        return f'{text}, but {", ".join(foreign)}. {_conversion(folder / foreign[0])}'
     return f'{text}, but {", ".join(names[:5])}.' if names else f'{text}; it is empty.'
 
 

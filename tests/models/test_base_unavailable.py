@@ -202,7 +202,7 @@ def test_file_instead_of_a_folder(tmp_path: Path, name: str, said: str) -> None:
     ('names', 'said'),
     [
         ([], 'it is empty'),
-        (['sam3.pt'], "sam3.pt may be Meta's format"),
+        (['sam3.pt'], "but sam3.pt. If it is Meta's own format"),
         (['model.onnx', 'notes.txt'], 'but model.onnx, notes.txt'),
         (['adapter_config.json', 'adapter_model.safetensors'], 'goes to model.adapter'),
     ],
