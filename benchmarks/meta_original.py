@@ -1,6 +1,9 @@
 """Run Meta's own SAM 3 on the CPU with random weights: started by `benchmarks/meta_checkpoint.py`.
 
-    META_PYTHON benchmarks/meta_original.py FOLDER BPE_FILE
+    META_PYTHON benchmarks/meta_original.py FOLDER BPE_FILE VIT TEXT
+
+VIT and TEXT are JSON: arguments that Meta's builder then gives its ViT and its text encoder instead of its own, {} for
+the published size.
 
 FOLDER gets ``sam3.pt``, the state dict of the video model as Meta's loader wants it, and ``expected.pt``, what its
 detector makes of a random image and a prompt. Nothing of crack_plugin is imported, and nothing of the package ``sam3``
@@ -11,9 +14,12 @@ is changed; what it needs of a CUDA machine is stood in for as far as importing 
 2. triton, which only kernels for CUDA use: a module whose decorators return what they are given.
 3. ``device='cuda'`` in the position encoding and in the decoder becomes the CPU.
 4. ``Tensor.pin_memory``, which needs CUDA, returns the tensor.
-5. The vocabulary that the wheel lacks is an argument of Meta's builder.
+5. ``torchvision.ops.roi_align``, whose operator is one of those missing: there is nothing to pool, since no prompt here
+   has a box, and what would pool one stops.
+6. The vocabulary that the wheel lacks is an argument of Meta's builder.
 """
 
+import json
 import sys
 import types
 from importlib.machinery import ModuleSpec
@@ -42,7 +48,9 @@ def stand_in() -> None:
     library = torch.library.Library('torchvision', 'DEF')
     for operator in ('nms', 'qnms'):
         library.define(f'{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-    import torchvision  # noqa: F401 - before triton seems to be there, which torch asks for
+    import torchvision  # before triton seems to be there, which torch asks for
+
+    torchvision.ops.roi_align = pool_nothing
 
     triton, language = types.ModuleType('triton'), types.ModuleType('triton.language')
     triton.jit = lambda function: function
@@ -51,6 +59,13 @@ def stand_in() -> None:
         module.__spec__ = ModuleSpec(module.__name__, None)
         sys.modules[module.__name__] = module
     torch.Tensor.pin_memory = lambda tensor, *_: tensor
+
+
+def pool_nothing(features: torch.Tensor, boxes: tuple[torch.Tensor, ...], side: int) -> torch.Tensor:
+    """The features below no boxes."""
+    if sum(map(len, boxes)):
+        raise NotImplementedError('boxes')
+    return features.new_zeros(0, features.shape[1], side, side)
 
 
 def randomise(model: torch.nn.Module) -> None:
@@ -87,19 +102,28 @@ def ground(detector: Any, backbone_out: dict, with_geometry: bool) -> dict[str, 
     return {name: out[name] for name in names}
 
 
+def override(builder: Any, name: str, arguments: dict[str, Any]) -> None:
+    """Have Meta's builder give other arguments to one of Meta's classes."""
+    original = getattr(builder, name)
+    setattr(builder, name, lambda **own: original(**{**own, **arguments}))
+
+
 @torch.no_grad()
-def main(folder: Path, vocabulary: Path) -> None:
+def main(folder: Path, vocabulary: Path, vit: dict[str, Any], text_encoder: dict[str, Any]) -> None:
     stand_in()
     import sam3
     from sam3 import model_builder
 
+    override(model_builder, 'ViT', vit)
+    override(model_builder, 'VETextEncoder', text_encoder)
     with OnCPU():
         model = model_builder.build_sam3_video_model(load_from_HF=False, bpe_path=str(vocabulary), device='cpu').eval()
     randomise(model)
     torch.save(model.state_dict(), folder / 'sam3.pt')
 
     detector = model.detector
-    pixels = torch.randn(1, 3, 1008, 1008, generator=torch.Generator().manual_seed(SEED))
+    side = vit.get('img_size', 1008)
+    pixels = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(SEED))
     text = detector.backbone.forward_text([PROMPT], device='cpu')
     expected: dict[str, Any] = {'pixels': pixels, 'prompt': PROMPT, 'version': sam3.__version__}
     expected['input_ids'] = detector.backbone.language_backbone.tokenizer([PROMPT], context_length=32)
@@ -117,4 +141,4 @@ def main(folder: Path, vocabulary: Path) -> None:
 
 
 if __name__ == '__main__':
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), json.loads(sys.argv[4]))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmseg.registry import MODELS
@@ -387,7 +387,8 @@ def _with_numbers(name: str, numbers: Iterable[str]) -> str:
 
 def _check_rotary(name: str, tensor: Tensor, layer: str, source: str) -> None:
     """Compare the number of rotary positions, which the file needs not for the weights, with that of 1008 px."""
-    vit = Sam3Config().vision_config.backbone_config
+    vision: Any = Sam3Config().vision_config
+    vit = vision.backbone_config
     side = vit.image_size // vit.patch_size if int(layer) in vit.global_attn_indexes else vit.window_size
     if tensor.shape[0] != side * side:
         raise MetaCheckpointError(
