@@ -301,14 +301,12 @@ def convert(state_dict: Mapping[str, Tensor], source: str = 'the checkpoint') ->
             left_out.append(name)
         elif is_video and own == name:
             unknown.append(name)
-        elif tensor.dim() == 0:
-            raise MetaCheckpointError(_other_model(source, f'{name} is a single number'))
         elif pattern.startswith(_ROTARY) and pattern.removeprefix(_ROTARY) in _ROTARY_NAMES:
             _check_rotary(name, tensor, numbers[0], source)
             left_out.append(name)
         elif rule := _PARAMETERS.get(own) or _PARAMETERS.get(pattern):
-            if not tensor.is_floating_point():
-                raise MetaCheckpointError(_other_model(source, f'{name} holds {tensor.dtype}, and no real numbers'))
+            if tensor.dim() == 0 or not tensor.is_floating_point():
+                raise MetaCheckpointError(_other_model(source, f'{name} is {_kind(tensor)}'))
             for converted, part in rule(tensor).items():
                 target = _with_numbers(converted, numbers)
                 weights[target], origin[target] = part, name
@@ -332,7 +330,9 @@ def convert(state_dict: Mapping[str, Tensor], source: str = 'the checkpoint') ->
         if tuple(tensor.shape) != expected.get(name):
             found, wanted = tuple(tensor.shape), expected.get(name)
             raise MetaCheckpointError(
-                _other_model(source, f'from {origin[name]} comes {name} with shape {found}, and {wanted} is wanted')
+                _other_model(
+                    source, f'from {origin[name]} comes {name} with shape {found}, and {wanted or "nothing"} is wanted'
+                )
             )
     weights = {name: tensor.to(torch.float32) for name, tensor in weights.items()}
     weights |= {name: torch.zeros(expected[name]) for name in zeroed}
@@ -390,18 +390,20 @@ def _check_rotary(name: str, tensor: Tensor, layer: str, source: str) -> None:
     vision: Any = Sam3Config().vision_config
     vit = vision.backbone_config
     side = vit.image_size // vit.patch_size if int(layer) in vit.global_attn_indexes else vit.window_size
-    if tensor.shape[0] != side * side:
-        raise MetaCheckpointError(
-            _other_model(
-                source,
-                f'{name} is for {tensor.shape[0]} positions, and {side * side} are wanted, for an image size of '
-                f'{vit.image_size}',
-            )
+    if tensor.shape[:1] != (side * side,):
+        how = (
+            f'{name} has shape {tuple(tensor.shape)}, and {side * side} positions are wanted, for an image size of '
+            f'{vit.image_size}'
         )
+        raise MetaCheckpointError(_other_model(source, how))
 
 
 def _other_model(source: str, how: str) -> str:
     return f'{source} is of another model than sam3.pt: {how}. Only models of the published size can be converted.'
+
+
+def _kind(tensor: Tensor) -> str:
+    return f'a tensor of {tensor.dtype}' if tensor.dim() else 'a single number'
 
 
 def _shapes() -> dict[str, tuple[int, ...]]:

@@ -190,9 +190,10 @@ def test_missing_names_are_told(published: dict[str, Tensor]) -> None:
     ('name', 'value', 'said'),
     [
         (f'{VISION}trunk.blocks.0.mlp.fc1.weight', torch.zeros(4096, 1024), r'\(4096, 1024\).*\(4736, 1024\)'),
-        (f'{VISION}trunk.blocks.7.attn.freqs_cis', torch.zeros(2304, 32), '2304 positions.*5184.*1008'),
+        (f'{VISION}trunk.blocks.7.attn.freqs_cis', torch.zeros(2304, 32), r'\(2304, 32\).*5184 positions.*1008'),
         (f'{VISION}trunk.blocks.0.attn.qkv.weight', torch.zeros(2, 1024), r'attn\.qkv\.weight'),
         (f'{VISION}trunk.pos_embed', torch.zeros(577), 'pos_embed'),
+        (f'{VISION}trunk.blocks.7.attn.freqs_cis', torch.zeros(()), '5184 positions'),
         ('detector.transformer.decoder.norm.bias', torch.zeros(()), 'norm.bias is a single number'),
         ('detector.transformer.decoder.norm.bias', torch.zeros(256, dtype=torch.int8), 'int8'),
     ],
