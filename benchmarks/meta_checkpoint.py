@@ -3,12 +3,13 @@
     python -m venv META && META/bin/pip install 'torch==2.13.0' 'numpy<2.4' 'huggingface-hub<2' timm iopath ftfy \
         regex einops psutil pycocotools && META/bin/pip install --no-deps sam3==0.1.4 torchvision==0.28.0
     python benchmarks/meta_checkpoint.py META/bin/python --reduced
+    python benchmarks/meta_checkpoint.py META/bin/python --pixels 336
     python benchmarks/meta_checkpoint.py META/bin/python
 
 Meta's implementation, with random weights, and the converted model run in processes and environments of their own and
-exchange files: ``benchmarks/meta_original.py`` says what is stood in for there. The published size takes 16 GB of RAM,
-8 GB of disk and long on few cores; ``--reduced`` has ViT and text encoder narrower and shallower and 672 px, and the
-rest as it is.
+exchange files: ``benchmarks/meta_original.py`` says what is stood in for there. The published size takes 16 GB of RAM
+and 8 GB of disk, and long on few cores; 336 px have a ninth of the patches and the same weights. ``--reduced`` has ViT
+and text encoder narrower and shallower, 672 px, and the rest as it is.
 """
 
 import argparse
@@ -75,6 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('meta_python', help="the interpreter of an environment that has Meta's package")
     parser.add_argument('--reduced', action='store_true', help='ViT and text encoder smaller than published')
+    parser.add_argument('--pixels', type=int, help='side of the image, a multiple of 336 (default: 1008, reduced 672)')
     parser.add_argument('--folder', type=Path, help='where to keep what is exchanged (default: nowhere)')
     parser.add_argument('--names', type=Path, metavar='FILE.gz', help="write names and shapes of Meta's weights")
     return parser
@@ -86,14 +88,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        run_original(args.meta_python, folder, *((VIT, TEXT) if args.reduced else ({}, {})))
+        pixels = {'img_size': args.pixels} if args.pixels else {}
+        run_original(args.meta_python, folder, (VIT if args.reduced else {}) | pixels, TEXT if args.reduced else {})
         state_dict = torch.load(folder / 'sam3.pt', weights_only=True, mmap=True)
         if args.names:
             lines = [f'{name} {str(value.dtype)[6:]} {list(value.shape)}\n' for name, value in state_dict.items()]
             args.names.write_bytes(gzip.compress(''.join(lines).encode(), mtime=0))
-        if args.reduced:
-            # What counts as published: everything else is as users get it.
-            meta_checkpoint.Sam3Config = lambda: Sam3Config(**copy.deepcopy(REDUCED))
+        config = Sam3Config(**(REDUCED if args.reduced else {}))
+        config.image_size = args.pixels or config.image_size
+        # What counts as published: everything else is as users get it.
+        meta_checkpoint.Sam3Config = lambda: copy.deepcopy(config)
         converted = meta_checkpoint.convert_file(folder / 'sam3.pt', folder / 'converted')
         expected = torch.load(folder / 'expected.pt', weights_only=True)
         detector = sum(name.startswith('detector.') for name in state_dict)
