@@ -20,7 +20,7 @@ from mmseg.registry import DATASETS
 from crack_plugin.checkpoints import load_from_local
 from crack_plugin.cli import KeyValueAction, config_file, merge_options, readable_errors
 from crack_plugin.models.adapters import WEIGHTS_FILE
-from crack_plugin.models.sam3_semantic import BaseModelError
+from crack_plugin.models.base import BaseModelError
 from crack_plugin.report.training import best_row, load_history, load_test_result
 from crack_plugin.report.training_report import Facts, TrainingReport
 from crack_plugin.report.validation import draw_examples, evaluate, validation_loader, zero_shot_step

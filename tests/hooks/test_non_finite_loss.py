@@ -16,7 +16,7 @@ from torch import Tensor
 
 from crack_plugin.hooks.non_finite_loss import NonFiniteLossError, NonFiniteLossHook
 from crack_plugin.models import SAM3TextLoRA
-from crack_plugin.models.sam3_text_lora import PrecisionError
+from crack_plugin.models.precision import PrecisionError
 
 
 class Watch(Hook):

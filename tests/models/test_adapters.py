@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import Sam3Config
 from transformers.models.sam3.modeling_sam3 import Sam3Model
 
-from crack_plugin.models import SAM3TextLoRA, sam3_semantic
+from crack_plugin.models import SAM3TextLoRA
 from crack_plugin.models.adapters import AdapterError
+from crack_plugin.models.tokenizer import clip_tokenizer, tokenize
 
 LORA = {'r': 2, 'lora_alpha': 4, 'lora_dropout': 0.0, 'target_modules': ['q_proj', 'k_proj', 'v_proj', 'o_proj']}
 
@@ -51,7 +52,7 @@ def logits(model: SAM3TextLoRA, images: Tensor) -> Tensor:
 
 
 def plain_logits(model: Any, images: Tensor) -> Tensor:
-    ids, mask = sam3_semantic.tokenize(sam3_semantic.clip_tokenizer(), ['crack'])
+    ids, mask = tokenize(clip_tokenizer(), ['crack'])
     size = (len(images), -1)
     with torch.no_grad():
         low = model(pixel_values=images, input_ids=ids.expand(size), attention_mask=mask.expand(size)).semantic_seg

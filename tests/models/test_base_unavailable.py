@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig
 from transformers.models.sam3.modeling_sam3 import Sam3Model
 
-from crack_plugin.models import SAM3TextLoRA, sam3_semantic
-from crack_plugin.models.sam3_semantic import BaseModelError, load_base
+from crack_plugin.models import SAM3TextLoRA, base
+from crack_plugin.models.base import BaseModelError, load_base
 
 ASK_HUB = """
 import sys
@@ -256,7 +256,7 @@ def not_a_number(config: dict) -> None:
     ('change', 'said'),
     [
         (other_architecture, "of type 'edgetam_video', not sam3"),
-        (other_sizes, r'weights have other shapes than config.json says.*has shape \(.*\), and \(.*is wanted'),
+        (other_sizes, r'weights have other shapes than config.json says.*has shape \(.*\), and \(.*is expected'),
         (not_a_number, 'does not describe one'),
         (dict.clear, 'of type None'),
     ],
@@ -362,12 +362,12 @@ def test_other_tokenizers_are_refused(folder: Path, monkeypatch: pytest.MonkeyPa
 def test_hash_of_scalars() -> None:
     """They count, and the hash of the embedded base is what checkpoints of it have carried from the start."""
     embedded, _ = load_base(str(ROOT / 'configs' / 'sam3_tiny'))
-    assert sam3_semantic.base_hash(embedded) == '520b09c4067316bb1974ea06f03e02e2a2c497e5f72cedea4eecdc387f96e684'
+    assert base.base_hash(embedded) == '520b09c4067316bb1974ea06f03e02e2a2c497e5f72cedea4eecdc387f96e684'
     module = torch.nn.Module()
     module.register_buffer('scale', torch.tensor(1.0))
-    one = sam3_semantic.base_hash(module)
+    one = base.base_hash(module)
     module.scale += 1
-    assert sam3_semantic.base_hash(module) != one
+    assert base.base_hash(module) != one
 
 
 @pytest.mark.slow
@@ -379,11 +379,11 @@ def test_hash_across_processes(tmp_path: Path) -> None:
 import sys
 import crack_plugin
 import torch
-from crack_plugin.models import sam3_semantic
+from crack_plugin.models import base
 torch.distributed.init_process_group('gloo', init_method='file://' + sys.argv[2], rank=int(sys.argv[1]), world_size=2)
 calls = []
-sam3_semantic.base_hash = lambda model: calls.append(1) or f'hash by {sys.argv[1]}'
-print(sam3_semantic.shared_base_hash(torch.nn.Linear(1, 1)), len(calls))
+base.base_hash = lambda model: calls.append(1) or f'hash by {sys.argv[1]}'
+print(base.shared_base_hash(torch.nn.Linear(1, 1)), len(calls))
 """
     )
     command = [sys.executable, str(script)]
@@ -396,5 +396,5 @@ print(sam3_semantic.shared_base_hash(torch.nn.Linear(1, 1)), len(calls))
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(BaseModelError, match='is no folder'):
+    with pytest.raises(BaseModelError, match='is not a folder'):
         SAM3TextLoRA(base=str(tmp_path / 'absent'))

@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import Sam3Config
 from transformers.models.sam3.modeling_sam3 import Sam3Model
 
-from crack_plugin.models import SAM3TextLoRA, sam3_semantic
-from crack_plugin.models.sam3_text_lora import foreground_iou, threshold_labels
+from crack_plugin.models import SAM3TextLoRA
+from crack_plugin.models.logits import foreground_iou, threshold_labels
+from crack_plugin.models.tokenizer import clip_tokenizer
 
 LORA = {'r': 2, 'lora_alpha': 4, 'lora_dropout': 0.0, 'target_modules': ['q_proj', 'k_proj', 'v_proj', 'o_proj']}
 
@@ -31,7 +32,7 @@ def plain_sam3(overrides: dict) -> Sam3Model:
 
 
 def plain_logits(model: Sam3Model, pixel_values: Tensor, prompt: str) -> Tensor:
-    tokens = sam3_semantic.clip_tokenizer()([prompt], padding='max_length', max_length=32, return_tensors='pt')
+    tokens = clip_tokenizer()([prompt], padding='max_length', max_length=32, return_tensors='pt')
     ids, mask = tokens.input_ids, tokens.attention_mask
     count = len(pixel_values)
     with torch.no_grad():
