@@ -351,7 +351,7 @@ def _adapter_folder(adapter: str | Path) -> Path:
             )
         files = sorted(path.name for path in folder.iterdir())
         raise AdapterError(
-            f'{folder} is not a PEFT adapter: it has no {CONFIG_FILE} and no {WEIGHTS_FILE}, but '
+            f'{folder} is no PEFT adapter: it has no {CONFIG_FILE} and no {WEIGHTS_FILE}, but '
             f'{", ".join(files[:5]) if files else "is empty"}. Give the folder that save_adapter or '
             'PeftModel.save_pretrained wrote, in a work dir adapters/best.'
         )
@@ -374,7 +374,7 @@ def _read_weights(folder: Path) -> tuple[dict[str, Tensor], str | None]:
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise AdapterError(
-            f'{folder} is not a PEFT adapter: it has no {WEIGHTS_FILE}. Give the folder that save_adapter or '
+            f'{folder} is no PEFT adapter: it has no {WEIGHTS_FILE}. Give the folder that save_adapter or '
             'PeftModel.save_pretrained wrote (pickled adapter_model.bin files are not read).'
         )
     try:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from crack_plugin.models.errors import ModelError
+from crack_plugin.errors import ConfigError
 from crack_plugin.models.precision import PRECISIONS
 from crack_plugin.models.semantic_path import PARTS
 
@@ -12,43 +12,43 @@ def check_arguments(prompts: Sequence[str], trainable: str, threshold: float, dt
     """Check what has a small range of values.
 
     Raises:
-        ModelError: A value is outside it.
+        ConfigError: A value is outside it.
     """
     if isinstance(prompts, str) or not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
-        raise ModelError(f"prompts={prompts!r}: give a list of texts, one per foreground class, such as ['crack'].")
+        raise ConfigError(f"prompts={prompts!r}: give a list of texts, one per foreground class, such as ['crack'].")
     if trainable not in ('lora', 'all'):
-        raise ModelError(f"trainable={trainable!r}: choose 'lora' or 'all'.")
+        raise ConfigError(f"trainable={trainable!r}: choose 'lora' or 'all'.")
     if dtype not in (None, *PRECISIONS):
-        raise ModelError(f'dtype={dtype!r}: choose None, {" or ".join(map(repr, PRECISIONS))}.')
+        raise ConfigError(f'dtype={dtype!r}: choose None, {" or ".join(map(repr, PRECISIONS))}.')
     if dtype is not None and trainable == 'all':
-        raise ModelError(f"dtype={dtype!r} is the precision of frozen weights, and trainable='all' freezes none.")
+        raise ConfigError(f"dtype={dtype!r} is the precision of frozen weights, and trainable='all' freezes none.")
     if not 0 < threshold < 1:
-        raise ModelError(f'threshold={threshold!r}: give a probability between 0 and 1.')
+        raise ConfigError(f'threshold={threshold!r}: give a probability between 0 and 1.')
 
 
 def check_unset(**arguments: Any) -> None:
     """Check that arguments which MMSegmentation passes to every segmentor, and this one has no use for, are None.
 
     Raises:
-        ModelError: One of them is set.
+        ConfigError: One of them is set.
     """
     given = [name for name, value in arguments.items() if value is not None]
     if given:
-        raise ModelError(f'{", ".join(given)}: SAM3TextLoRA takes its weights from base and adapter. Remove it.')
+        raise ConfigError(f'{", ".join(given)}: SAM3TextLoRA takes its weights from base and adapter. Remove it.')
 
 
 def checkpointed_parts(activation_checkpointing: bool | Sequence[str]) -> tuple[str, ...]:
     """Names of the parts whose activations are computed again in the backward pass.
 
     Raises:
-        ModelError: A name is none of :data:`~crack_plugin.models.semantic_path.PARTS`.
+        ConfigError: A name is none of :data:`~crack_plugin.models.semantic_path.PARTS`.
     """
     if isinstance(activation_checkpointing, bool):
         return PARTS if activation_checkpointing else ()
     parts = tuple(activation_checkpointing)
     unknown = [part for part in parts if part not in PARTS]
     if unknown or isinstance(activation_checkpointing, str):
-        raise ModelError(
+        raise ConfigError(
             f'activation_checkpointing={activation_checkpointing!r}: choose True, False, or a list of '
             f'{", ".join(map(repr, PARTS))}.'
         )
@@ -59,15 +59,15 @@ def compile_options(compile: bool | dict[str, Any]) -> dict[str, Any] | None:
     """Options of ``torch.compile`` and the ``target``, 'path' or 'blocks'; None for no compilation.
 
     Raises:
-        ModelError: ``compile`` is neither a bool nor a dict, or its target is unknown.
+        ConfigError: ``compile`` is neither a bool nor a dict, or its target is unknown.
     """
     if compile is False:
         return None
     if compile is not True and not isinstance(compile, dict):
-        raise ModelError(f"compile={compile!r}: give True, False, or options such as dict(target='blocks').")
+        raise ConfigError(f"compile={compile!r}: give True, False, or options such as dict(target='blocks').")
     options = {'target': 'path', 'fullgraph': True, 'dynamic': False}
     if compile is not True:
         options |= compile
     if options['target'] not in ('path', 'blocks'):
-        raise ModelError(f"compile: target={options['target']!r}: choose 'path' or 'blocks'.")
+        raise ConfigError(f"compile: target={options['target']!r}: choose 'path' or 'blocks'.")
     return options

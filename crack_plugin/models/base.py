@@ -16,11 +16,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, Sam3Config
 from transformers.models.sam3.modeling_sam3 import Sam3Model
 
-from crack_plugin.errors import CrackPluginError
+from crack_plugin.errors import ConfigError, CrackPluginError
 from crack_plugin.files import honour_umask
 from crack_plugin.models import base_files, semantic_path
 from crack_plugin.models.base_files import BaseModelError as BaseModelError
-from crack_plugin.models.errors import ModelError
 from crack_plugin.models.semantic_path import Sam3
 from crack_plugin.models.tokenizer import clip_tokenizer, load_tokenizer
 
@@ -53,7 +52,7 @@ def load_base(base: str | dict[str, Any], image_size: int | None = None) -> tupl
 
     Raises:
         BaseModelError: The hub refused or could not be reached, or the folder holds no SAM 3 or another tokenizer.
-        ModelError: ``image_size`` does not fill the ViT's attention windows, or the vocabulary is too small.
+        ConfigError: ``image_size`` does not fill the ViT's attention windows, or the vocabulary is too small.
     """
     if isinstance(base, dict):
         model, tokenizer = _random_model(base, image_size), clip_tokenizer()
@@ -68,7 +67,7 @@ def load_base(base: str | dict[str, Any], image_size: int | None = None) -> tupl
     semantic_path.restore_positions(model)
     vocabulary = model.config.text_config.vocab_size
     if vocabulary < len(tokenizer):
-        raise ModelError(
+        raise ConfigError(
             f'text_config.vocab_size={vocabulary} is smaller than the tokenizer of the prompts ({len(tokenizer)} '
             f'tokens). Leave vocab_size at {len(tokenizer)} and reduce text_config.hidden_size instead.'
         )

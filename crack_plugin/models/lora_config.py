@@ -119,7 +119,7 @@ def read_config(folder: Path) -> LoraConfig:
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise AdapterError(f'{folder} is not a PEFT adapter: it has no {CONFIG_FILE}.')
+        raise AdapterError(f'{folder} is no PEFT adapter: it has no {CONFIG_FILE}.')
     try:
         arguments = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:

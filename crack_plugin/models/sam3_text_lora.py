@@ -57,7 +57,7 @@ class SAM3TextLoRA(EncoderDecoder):
         pretrained, train_cfg, init_cfg: None; ``mmseg.apis.init_model`` sets them on every model.
 
     Raises:
-        ModelError: An argument is out of its range.
+        ConfigError: An argument is out of its range.
         AdapterError: An adapter, or ``lora``, does not fit.
         BaseModelError: The base cannot be loaded.
     """

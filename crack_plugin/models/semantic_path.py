@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.masking_utils import create_bidirectional_mask
 
-from crack_plugin.models.errors import ModelError
+from crack_plugin.errors import ConfigError
 
 # A ``Sam3Model``, adapters in place or not. transformers types its sub-configs and submodules too widely to check.
 Sam3: TypeAlias = Any
@@ -46,14 +46,14 @@ def set_image_size(config: Any, image_size: int | None) -> None:
         image_size: Side in pixels; None keeps the configuration's own.
 
     Raises:
-        ModelError: It does not fill the ViT's attention windows.
+        ConfigError: It does not fill the ViT's attention windows.
     """
     if image_size is None:
         return
     vit = config.vision_config.backbone_config
     window = vit.patch_size * vit.window_size
     if image_size < window or image_size % window:
-        raise ModelError(
+        raise ConfigError(
             f'image_size={image_size} does not fill the attention windows of the ViT: choose a multiple of {window}, '
             f'for example {max(1, round(image_size / window)) * window}.'
         )

@@ -10,9 +10,9 @@ from mmengine.logging import print_log
 from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
+from crack_plugin.errors import ConfigError
 from crack_plugin.models import base_files
 from crack_plugin.models.base_files import BaseModelError
-from crack_plugin.models.errors import ModelError
 
 PROMPT_LENGTH = 32
 """Tokens a prompt is padded to, as SAM 3's processor does."""
@@ -43,12 +43,12 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> tupl
         Token ids and attention mask, both of shape (K, 32).
 
     Raises:
-        ModelError: A prompt is longer than 32 tokens.
+        ConfigError: A prompt is longer than 32 tokens.
     """
     for prompt in prompts:
         length = len(tokenizer(prompt).input_ids)
         if length > PROMPT_LENGTH:
-            raise ModelError(f'prompt {prompt!r} has {length} tokens, SAM 3 reads {PROMPT_LENGTH}. Shorten it.')
+            raise ConfigError(f'prompt {prompt!r} has {length} tokens, SAM 3 reads {PROMPT_LENGTH}. Shorten it.')
     tokens = tokenizer(list(prompts), padding='max_length', max_length=PROMPT_LENGTH, return_tensors='pt')
     return tokens.input_ids, tokens.attention_mask
 
