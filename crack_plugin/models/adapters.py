@@ -287,7 +287,7 @@ def base_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def check_base(made_for: str | None, base_hash: str, source: str) -> None:
-    """Compare the hash of the base that something was trained on with that of the base at hand.
+    """Compare the hash of the base that something was trained on with that of the model's base.
 
     Raises:
         AdapterError: They differ.

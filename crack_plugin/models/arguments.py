@@ -1,11 +1,12 @@
 """Checks of the segmentor's arguments, before anything is built."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crack_plugin.errors import ConfigError
 from crack_plugin.models.precision import PRECISIONS
 from crack_plugin.models.semantic_path import PARTS
+from crack_plugin.models.sliding import DEFAULT_BATCH
 
 
 def check_arguments(prompts: Sequence[str], trainable: str, threshold: float, dtype: str | None) -> None:
@@ -35,6 +36,29 @@ def check_unset(**arguments: Any) -> None:
     given = [name for name, value in arguments.items() if value is not None]
     if given:
         raise ConfigError(f'{", ".join(given)}: SAM3TextLoRA takes its weights from base and adapter. Remove it.')
+
+
+def check_sliding(test_cfg: Mapping[str, Any]) -> None:
+    """Check a ``test_cfg`` with ``mode='slide'``.
+
+    Raises:
+        ConfigError: ``crop_size`` or ``stride`` is missing or not a pair of positive integers, windows would leave
+            pixels out, or ``batch`` is not a positive integer.
+    """
+    for key in ('crop_size', 'stride'):
+        value = test_cfg.get(key)
+        pair = isinstance(value, Sequence) and len(value) == 2 and all(isinstance(n, int) and n > 0 for n in value)
+        if not pair:
+            raise ConfigError(f"test_cfg with mode='slide' has {key}={value!r}: give (height, width) in pixels.")
+    crop, stride = test_cfg['crop_size'], test_cfg['stride']
+    if stride[0] > crop[0] or stride[1] > crop[1]:
+        raise ConfigError(
+            f'test_cfg has stride={tuple(stride)} and crop_size={tuple(crop)}: windows further apart than they are '
+            'large leave pixels out. Two thirds of crop_size is a good stride.'
+        )
+    batch = test_cfg.get('batch', DEFAULT_BATCH)
+    if not isinstance(batch, int) or batch < 1:
+        raise ConfigError(f'test_cfg has batch={batch!r}: give the number of windows in one forward, 1 or more.')
 
 
 def checkpointed_parts(activation_checkpointing: bool | Sequence[str]) -> tuple[str, ...]:

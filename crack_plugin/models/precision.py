@@ -1,4 +1,4 @@
-"""Low precision for frozen weights, and what training beside them needs."""
+"""Low precision for frozen weights, and what training adapters on them needs."""
 
 from collections.abc import Collection
 
@@ -26,7 +26,7 @@ def cast_frozen(model: nn.Module, dtype: torch.dtype, trained: Collection[str]) 
 
 
 def check_gradient_scaling(dtype: torch.dtype | None, optim_wrapper: OptimWrapper) -> None:
-    """Refuse to train beside float16 weights without a gradient scaler.
+    """Refuse to train adapters on float16 weights without a gradient scaler.
 
     The Dice loss spreads its gradient over all pixels; at a photograph's size that of one pixel underflows in float16,
     and the model would train on rounding errors.

@@ -118,8 +118,8 @@ def _store(path: Path, hidden: Tensor) -> None:
         write_atomically(path, partial(save_file, {HIDDEN: hidden.to(torch.bfloat16).cpu()}))
     except (OSError, SafetensorError) as error:
         raise PrefixCacheError(
-            f'{path} could not be written: {error.__cause__ or error}. Free space, or remove PrefixCacheHook from the config. What was '
-            'written before is complete; a training goes on with --resume.'
+            f'{path} could not be written: {error.__cause__ or error}. Free space, or remove PrefixCacheHook from the '
+            'config. What was written before is complete; a training goes on with --resume.'
         ) from error
 
 

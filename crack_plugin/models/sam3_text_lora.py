@@ -49,7 +49,7 @@ class SAM3TextLoRA(EncoderDecoder):
             time), 'text_encoder', 'neck', 'detr_encoder', 'mask_decoder'.
         compile: True compiles the semantic path, once for every shape of its input. A dict holds options of
             ``torch.compile`` and, as mmengine's ``compile`` does, a ``target``: 'path' (the default) or 'blocks', which
-            compiles block by block: compiling takes less time, and the model runs slower.
+            compiles block by block, in less time and with less speed-up.
         loss_decode: One MMSeg loss or a list, applied to (N, K + 1, H, W) logits and (N, H, W) labels.
         threshold: A pixel is foreground where 1 - p(background) exceeds it. Acts on ``pred_sem_seg`` alone.
         test_cfg: ``dict(mode='whole')`` or ``dict(mode='slide', crop_size=(h, w), stride=(h, w), batch=4)``, ``batch``
@@ -93,7 +93,7 @@ class SAM3TextLoRA(EncoderDecoder):
         self.train_cfg = None
         self.test_cfg = ConfigDict(test_cfg or {'mode': 'whole'})
         if self.test_cfg.get('mode') == 'slide':
-            sliding.check(self.test_cfg)
+            arguments.check_sliding(self.test_cfg)
         self.window_progress: Callable[[Sequence[sliding.Windows]], Iterable[sliding.Windows]] = iter
         self.num_classes = self.out_channels = len(prompts) + 1
         self.align_corners = False

@@ -7,42 +7,16 @@ in place, without a map of weights.
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
-
-from crack_plugin.errors import ConfigError
 
 DEFAULT_BATCH = 4
 """Windows in one forward: enough to keep a GPU busy at 336 px, and some 2 GB of activations of SAM 3 at 1008 px."""
 
 Windows = list[tuple[int, int, int]]
 """Image, row and column of some windows on the grid."""
-
-
-def check(test_cfg: Mapping[str, Any]) -> None:
-    """Check a ``test_cfg`` with ``mode='slide'``.
-
-    Raises:
-        ConfigError: ``crop_size`` or ``stride`` is missing or not a pair of positive integers, windows would leave
-            pixels out, or ``batch`` is not a positive integer.
-    """
-    for key in ('crop_size', 'stride'):
-        value = test_cfg.get(key)
-        pair = isinstance(value, Sequence) and len(value) == 2 and all(isinstance(n, int) and n > 0 for n in value)
-        if not pair:
-            raise ConfigError(f"test_cfg with mode='slide' has {key}={value!r}: give (height, width) in pixels.")
-    crop, stride = test_cfg['crop_size'], test_cfg['stride']
-    if stride[0] > crop[0] or stride[1] > crop[1]:
-        raise ConfigError(
-            f'test_cfg has stride={tuple(stride)} and crop_size={tuple(crop)}: windows further apart than they are '
-            'large leave pixels out. Two thirds of crop_size is a good stride.'
-        )
-    batch = test_cfg.get('batch', DEFAULT_BATCH)
-    if not isinstance(batch, int) or batch < 1:
-        raise ConfigError(f'test_cfg has batch={batch!r}: give the number of windows in one forward, 1 or more.')
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
