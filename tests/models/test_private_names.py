@@ -21,8 +21,16 @@ from peft.utils.other import get_pattern_key
 from torch import nn
 from transformers import Sam3Config
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.models.sam3 import modeling_sam3
-from transformers.models.sam3.modeling_sam3 import Sam3Model
+from transformers.models.sam3.modeling_sam3 import (
+    Sam3Attention,
+    Sam3DetrEncoder,
+    Sam3FPNLayer,
+    Sam3MaskDecoder,
+    Sam3Model,
+    Sam3SinePositionEmbedding,
+    Sam3ViTLayer,
+    Sam3ViTRotaryEmbedding,
+)
 
 from crack_plugin.models import semantic_path
 
@@ -62,21 +70,21 @@ MODULES = {
 """Submodules of ``Sam3Model`` that ``semantic_path.py`` names, and their classes, in transformers 5.23.0."""
 
 SIGNATURES: list[tuple[Callable, list[str]]] = [
-    (modeling_sam3.Sam3ViTLayer.precompute_positions, ['config', 'window_size']),
-    (modeling_sam3.Sam3ViTLayer.forward, ['self', 'hidden_states']),
-    (modeling_sam3.Sam3ViTRotaryEmbedding.compute_axial_rope_parameters, ['config', 'device']),
-    (modeling_sam3.Sam3ViTRotaryEmbedding.forward, ['self', 'x', 'position_ids']),
-    (modeling_sam3.Sam3FPNLayer.forward, ['self', 'hidden_states']),
-    (modeling_sam3.Sam3SinePositionEmbedding.forward, ['self', 'shape', 'device', 'dtype', 'mask']),
-    (modeling_sam3.Sam3Attention.forward, ['self', 'query', 'key', 'value', 'attention_mask']),
+    (Sam3ViTLayer.precompute_positions, ['config', 'window_size']),
+    (Sam3ViTLayer.forward, ['self', 'hidden_states']),
+    (Sam3ViTRotaryEmbedding.compute_axial_rope_parameters, ['config', 'device']),
+    (Sam3ViTRotaryEmbedding.forward, ['self', 'x', 'position_ids']),
+    (Sam3FPNLayer.forward, ['self', 'hidden_states']),
+    (Sam3SinePositionEmbedding.forward, ['self', 'shape', 'device', 'dtype', 'mask']),
+    (Sam3Attention.forward, ['self', 'query', 'key', 'value', 'attention_mask']),
     (
-        modeling_sam3.Sam3DetrEncoder.forward,
+        Sam3DetrEncoder.forward,
         ['self', 'vision_features', 'text_features', 'vision_pos_embeds', 'text_mask', 'spatial_sizes'],
     ),
-    (modeling_sam3.Sam3MaskDecoder._embed_pixels, ['self', 'backbone_features', 'encoder_hidden_states']),
+    (Sam3MaskDecoder._embed_pixels, ['self', 'backbone_features', 'encoder_hidden_states']),
     # Sam3MaskDecoder.forward is written out in semantic_path: another argument may mean another computation.
     (
-        modeling_sam3.Sam3MaskDecoder.forward,
+        Sam3MaskDecoder.forward,
         ['self', 'decoder_queries', 'backbone_features', 'encoder_hidden_states', 'prompt_features', 'prompt_mask'],
     ),
     (check_target_module_exists, ['config', 'key']),
@@ -119,7 +127,7 @@ def test_arguments_of_the_mask() -> None:
 
 def test_rotary_positions(tiny_sam3: dict) -> None:
     """What is rebuilt, or replaced by a table, is all that a layer of the ViT knows of positions."""
-    layer = modeling_sam3.Sam3ViTLayer(Sam3Config(**tiny_sam3).vision_config.backbone_config, window_size=2)
+    layer = Sam3ViTLayer(Sam3Config(**tiny_sam3).vision_config.backbone_config, window_size=2)
     assert layer.window_size == 2
     buffers = {name for name, _ in layer.named_buffers()}
     assert buffers == {'position_ids', 'rotary_emb.inv_freq', 'rotary_emb.original_inv_freq'}
