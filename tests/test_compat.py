@@ -39,7 +39,15 @@ def test_missing_operator_says_what_to_install() -> None:
         sigmoid_focal_loss(torch.zeros(1, 1), torch.zeros(1, dtype=torch.long), 2.0, 0.25, None, 'mean')
 
 
-def test_without_any_mmcv_the_error_names_it() -> None:
+def test_without_any_mmcv_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: None if name == 'mmcv' else find(name, *a))
+    with pytest.raises(ImportError, match='pip install mmcv-lite==2.1.0'):
+        compat.allow_mmcv_lite()
+
+
+@pytest.mark.slow
+def test_importing_without_any_mmcv_ends_with_that_error() -> None:
     """In a fresh process whose import system hides mmcv."""
     hide = (
         'import importlib.util as u; find = u.find_spec\n'
