@@ -42,7 +42,7 @@ def test_missing_operator_says_what_to_install() -> None:
 def test_without_any_mmcv_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: None if name == 'mmcv' else find(name, *a))
-    with pytest.raises(ImportError, match='pip install mmcv-lite==2.1.0'):
+    with pytest.raises(ImportError, match=r'pip install mmcv-lite==2\.1\.0'):
         compat.allow_mmcv_lite()
 
 

@@ -3,13 +3,12 @@
 import ast
 import graphlib
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
+ROOT = Path(__file__).parents[1]
 PACKAGE = 'crack_plugin'
 LONGEST_FILE = 450
 LONGEST_TOOL = 150
@@ -241,8 +240,3 @@ def test_room_that_is_twice_in_the_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / PACKAGE / 'errors.py').touch()
     page = '## Where things live\n```text\nerrors\n\nerrors\n```\n'
     assert find_violations(tmp_path, page) == ['errors is twice in the picture']
-
-
-if __name__ == '__main__':
-    print('\n'.join(find_violations(ROOT, (ROOT / 'CONTRIBUTING.md').read_text())))
-    sys.exit()
