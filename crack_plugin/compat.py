@@ -1,11 +1,13 @@
-"""Closes the two gaps between mmsegmentation 1.2.2, mmengine 0.10.7 and current torch, and nothing else.
+"""Closes the gaps between mmsegmentation 1.2.2, mmengine 0.10.7 and current torch and Python, and nothing else.
 
-Both functions do nothing where the gap does not exist: with full mmcv, or an mmengine that torch can load from.
+Each function does nothing where its gap does not exist: with full mmcv, an mmengine that torch can load from, or a
+Python before 3.14.
 """
 
 import importlib
 import importlib.util
 import pickle
+import pkgutil
 import sys
 from types import ModuleType
 from typing import Any, NoReturn
@@ -54,6 +56,22 @@ def allow_mmcv_lite() -> None:
         importlib.import_module('mmcv.ops')
     finally:
         del sys.modules[MMCV_EXTENSION]
+
+
+def allow_python_314() -> None:
+    """Give ``pkgutil`` back its ``find_loader``, which Python 3.14 removed.
+
+    ``mmcv_full_available`` of mmengine 0.10.7, which every optimizer wants, and ``check_ops_exist`` of mmcv 2.1.0 ask
+    it whether full mmcv is installed.
+    """
+    if not hasattr(pkgutil, 'find_loader'):
+        pkgutil.find_loader = _find_loader
+
+
+def _find_loader(fullname: str) -> Any:
+    """The loader of the module of this name; None if there is no such module."""
+    spec = importlib.util.find_spec(fullname)
+    return None if spec is None else spec.loader
 
 
 def _history_statistic(owner: object, name: str) -> Any:

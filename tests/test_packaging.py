@@ -11,11 +11,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from crack_plugin.datasets.synthetic import draw
+from crack_plugin.version import __version__
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,6 +47,32 @@ def test_tested_versions_are_allowed(requirements: list[Requirement]) -> None:
         # mmcv-lite stands for mmcv
         if requirement.name != 'mmcv':
             assert requirement.specifier.contains(tested[canonicalize_name(requirement.name)]), requirement
+
+
+def test_pre_commit_runs_the_ruff_of_make_lint() -> None:
+    (hooks,) = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())['repos']
+    assert hooks['repo'].endswith('/ruff-pre-commit')
+    assert f'ruff=={hooks["rev"].removeprefix("v")}' in (ROOT / 'constraints.txt').read_text().splitlines()
+    # `make lint` checks the style and the formatting.
+    assert {hook['id'] for hook in hooks['hooks']} == {'ruff-check', 'ruff-format'}
+
+
+def test_workflow_runs_pythons_that_are_allowed() -> None:
+    """The oldest and the newest of those that setup.py names."""
+    distribution = run_setup(str(ROOT / 'setup.py'), stop_after='init')
+    named = [text.rpartition(' ')[2] for text in distribution.get_classifiers() if re.search(r':: 3\.\d+$', text)]
+    workflow = yaml.safe_load((ROOT / '.github' / 'workflows' / 'test.yml').read_text())
+    assert workflow['jobs']['test']['strategy']['matrix']['python'] == [named[0], named[-1]]
+    allowed = SpecifierSet(distribution.python_requires)
+    assert all(version in allowed for version in named)
+
+
+def test_cited_version_is_the_released_one() -> None:
+    """Which CITATION.cff and the newest numbered heading of the changelog name."""
+    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
+    assert citation['version'] == __version__
+    (newest, *_) = re.findall(r'^## (\d[\w.]*)', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)
+    assert newest == __version__
 
 
 def test_oldest_versions_are_those_of_make_and_readme(requirements: list[Requirement]) -> None:
