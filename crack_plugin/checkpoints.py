@@ -16,13 +16,15 @@ import torch
 from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
+from crack_plugin.errors import CrackPluginError
+
 # As torch words it where a file asks for more than tensors and plain data, and where a file is not whole.
 _CODE = re.compile(r'(?:Unsupported global: |unsupported )GLOBAL (?P<name>[\w.]+)|TorchScript archives', re.IGNORECASE)
 _DAMAGE = re.compile(r'zip archive|PytorchStreamReader|unexpected EOF|corrupt', re.IGNORECASE)
 _NUMBERED = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(CrackPluginError, RuntimeError):
     """A checkpoint cannot be used; the message names the file and says what to do."""
 
 

@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
 
+from crack_plugin.errors import ConfigError, CrackPluginError
+from crack_plugin.hooks.run_state import unwrap
 
-class NonFiniteLossError(RuntimeError):
+
+class NonFiniteLossError(CrackPluginError, RuntimeError):
     """Loss or gradient became NaN or infinite; the message names the iteration and the images."""
 
 
@@ -32,14 +34,14 @@ class NonFiniteLossHook(Hook):
         on_nan: 'stop' ends the training with an error; 'skip' leaves the step out, with a warning in the log.
 
     Raises:
-        ValueError: ``on_nan`` is neither.
+        ConfigError: ``on_nan`` is neither.
         NonFiniteLossError: In training, with 'stop'.
         PrecisionError: Before training: the model's precision asks for a gradient scaler, and there is none.
     """
 
     def __init__(self, on_nan: str = 'stop') -> None:
         if on_nan not in ('stop', 'skip'):
-            raise ValueError(f"NonFiniteLossHook: on_nan={on_nan!r}: choose 'stop' or 'skip'")
+            raise ConfigError(f"NonFiniteLossHook: on_nan={on_nan!r}: choose 'stop' or 'skip'")
         self.on_nan = on_nan
         self._batch: Any = None
 
@@ -47,7 +49,7 @@ class NonFiniteLossHook(Hook):
         """Put the checks between the loss and the weights."""
         wrapper = runner.optim_wrapper
         # A model under DDP is not asked for its own train_step, which would check the same.
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if hasattr(model, 'check_optim_wrapper'):
             model.check_optim_wrapper(wrapper)
         if not isinstance(wrapper, OptimWrapper):
