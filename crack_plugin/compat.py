@@ -16,7 +16,13 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
+from crack_plugin.errors import CrackPluginError, MissingPackageError
+
 MMCV_EXTENSION = 'mmcv._ext'
+
+
+class MissingOperatorError(CrackPluginError, RuntimeError):
+    """A model uses an operator that only full mmcv has."""
 
 
 class _MissingOps(ModuleType):
@@ -27,7 +33,7 @@ class _MissingOps(ModuleType):
             raise AttributeError(name)
 
         def missing_op(*args: Any, **kwargs: Any) -> NoReturn:
-            raise RuntimeError(
+            raise MissingOperatorError(
                 f'mmcv operator {name!r} is compiled code that mmcv-lite does not carry. A model that uses it needs '
                 'full mmcv: pip uninstall mmcv-lite; pip install --no-build-isolation mmcv==2.1.0'
             )
@@ -42,10 +48,10 @@ def allow_mmcv_lite() -> None:
     after, because ``mmengine.utils.dl_utils.mmcv_full_available`` takes its presence for full mmcv.
 
     Raises:
-        ImportError: Neither mmcv nor mmcv-lite is installed.
+        MissingPackageError: Neither mmcv nor mmcv-lite is installed.
     """
     if importlib.util.find_spec('mmcv') is None:
-        raise ImportError(
+        raise MissingPackageError(
             'crack_plugin needs mmcv. Install it with `pip install mmcv-lite==2.1.0` (no compiler needed), or keep '
             'the full mmcv 2.1 of your OpenMMLab environment.'
         )

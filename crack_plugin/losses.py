@@ -22,10 +22,12 @@ from mmseg.models.losses.kldiv_loss import KLDivLoss
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from crack_plugin.errors import CrackPluginError
+
 IGNORE_INDEX = 255
 
 
-class LossError(ValueError):
+class LossError(CrackPluginError, ValueError):
     """A loss cannot be used on (N, K + 1, H, W) logits; the message names it and says what to do."""
 
 
@@ -61,7 +63,8 @@ def build_losses(
         )
     if logged:
         print_log(
-            f'loss_decode: {logged} are logged, and not trained, for want of "loss" in the name', logger='current'
+            f'loss_decode: {logged} are logged, and not trained: no "loss" in the name',
+            logger='current',
         )
     return losses
 
@@ -152,7 +155,7 @@ def _check(loss: nn.Module, num_classes: int | None, ignore_index: int) -> None:
         return
     if isinstance(weights, str) or not hasattr(weights, '__len__') or len(weights) != num_classes:
         raise LossError(
-            f'loss_decode: {name} has class_weight={weights!r}; wanted is a list of {num_classes} numbers, for the '
+            f'loss_decode: {name} has class_weight={weights!r}; give a list of {num_classes} numbers, for the '
             'background and each class.'
         )
 
@@ -279,7 +282,7 @@ def _dice_fault(loss: Any, num_classes: int | None) -> str | None:
 
 def _focal_fault(loss: Any, num_classes: int | None) -> str | None:
     if isinstance(loss.alpha, list) and num_classes is not None and len(loss.alpha) != num_classes:
-        return f'has alpha={loss.alpha}; wanted is a number, or {num_classes}: for the background and each class.'
+        return f'has alpha={loss.alpha}; give a number, or {num_classes}: for the background and each class.'
     return None
 
 

@@ -7,7 +7,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +21,7 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._utils import ExceptionWrapper
 
 import crack_plugin  # noqa: F401 - before any mmseg: makes it importable with mmcv-lite
 from crack_plugin.datasets.synthetic import write_dataset
@@ -255,3 +256,11 @@ def load_script(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def call_in_worker(function: Callable[[], object]) -> None:
+    """Call ``function`` as a DataLoader worker does, whose errors reach the main process as text."""
+    try:
+        function()
+    except Exception:  # noqa: BLE001 - as torch does
+        ExceptionWrapper(where='in DataLoader worker process 0').reraise()

@@ -44,7 +44,7 @@ from crack_plugin.datasets.inspection import (
 from crack_plugin.datasets.loading import LoadYOLOPolygons
 from crack_plugin.datasets.polygons import LabelError
 from crack_plugin.datasets.yolo_crack import YOLOCrackDataset
-from crack_plugin.hooks.files import LEFTOVER, write_whole
+from crack_plugin.files import LEFTOVER, write_atomically
 from crack_plugin.visualization.document import Block, Heading, Picture, Table, Text, to_html
 from crack_plugin.visualization.panels import overlay
 
@@ -196,7 +196,7 @@ def _write_page(
             page += _overlays(split, dataset, readable, args.samples, Path(folder))
         if causes:
             page += [Heading('Every single problem'), Table(_FAULTS, _faults(causes))]
-        write_whole(path, to_html(page, Path(folder)).encode(errors='backslashreplace'))
+        write_atomically(path, to_html(page, Path(folder)).encode(errors='backslashreplace'))
 
 
 def _cause_table(causes: Sequence[Sequence[Problem]]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
@@ -208,7 +208,7 @@ def _cause_table(causes: Sequence[Sequence[Problem]]) -> tuple[Sequence[str], li
 def _write_csv(path: Path, causes: Sequence[Sequence[Problem]]) -> None:
     text = io.StringIO()
     csv.writer(text).writerows([_FAULTS, *_faults(causes)])
-    write_whole(path, text.getvalue().encode(errors='backslashreplace'))
+    write_atomically(path, text.getvalue().encode(errors='backslashreplace'))
 
 
 def _faults(causes: Sequence[Sequence[Problem]]) -> list[tuple[str, ...]]:

@@ -108,6 +108,20 @@ def test_skip_leaves_the_step_out(tiny_config: Path, spoil: Callable[..., None],
     assert all(torch.isfinite(value).all() for value in watch.weights[-1])
 
 
+@pytest.mark.parametrize(
+    'clip',
+    [None, pytest.param({'type': 'value', 'clip_value': 1.0}, marks=pytest.mark.slow)],
+    ids=['without clipping', 'by value'],
+)
+def test_infinite_gradient_is_found_however_it_is_clipped(
+    tiny_config: Path, spoil: Callable[..., None], clip: dict[str, Any] | None
+) -> None:
+    spoil(2, infinite_gradient)
+    runner, watch = make_runner(tiny_config, **SKIP, **{'optim_wrapper.clip_grad': clip})
+    runner.train()
+    assert watch.moved() == [True, False, True, True, True, True]
+
+
 @pytest.mark.slow
 def test_skip_keeps_accumulation_in_step(tiny_config: Path, spoil: Callable[..., None]) -> None:
     """Of pairs of iterations: a bad first one leaves the second's step, a bad second one none."""
