@@ -26,23 +26,12 @@ from crack_plugin.cli import (
     readable_errors,
     selected_splits,
 )
-from crack_plugin.datasets.inspection import (
-    CAUSES,
-    HASH_DISTANCE,
-    SUMMARY,
-    Problem,
-    Sample,
-    describe_cause,
-    find_absent_classes,
-    find_leaks,
-    find_lost_cracks,
-    group_by_cause,
-    inspect_samples,
-    open_split,
-    summarize,
-)
+from crack_plugin.datasets.duplicates import HASH_DISTANCE, find_leaks
+from crack_plugin.datasets.inspection import inspect_samples, open_split
 from crack_plugin.datasets.loading import LoadYOLOPolygons
 from crack_plugin.datasets.polygons import LabelError
+from crack_plugin.datasets.problems import CAUSES, Problem, describe_cause, group_by_cause
+from crack_plugin.datasets.samples import SUMMARY, Sample, find_absent_classes, find_lost_cracks, summarize
 from crack_plugin.datasets.yolo_crack import YOLOCrackDataset
 from crack_plugin.hooks.files import LEFTOVER, write_whole
 from crack_plugin.visualization.document import Block, Heading, Picture, Table, Text, to_html

@@ -16,8 +16,8 @@ from pathlib import Path
 from mmengine.utils import track_iter_progress
 
 from crack_plugin.datasets.masks import MASK_SUFFIXES, check_threshold, read_mask
+from crack_plugin.datasets.names import listed
 from crack_plugin.datasets.polygons import MAX_CLASSES, LabelError, format_labels
-from crack_plugin.datasets.yolo_layout import listed
 from crack_plugin.files import write_atomically
 
 # Of the masks that cannot be read, so many are shown.

@@ -16,7 +16,9 @@ import numpy as np
 import yaml
 
 from crack_plugin.cli import add_annotations_argument, readable_errors
-from crack_plugin.datasets.yolo_layout import ALL, find_split, is_unsplit, read_data_yaml, source_name, split_sources
+from crack_plugin.datasets.data_yaml import ALL, is_unsplit, read_data_yaml, split_sources
+from crack_plugin.datasets.names import source_name
+from crack_plugin.datasets.yolo_layout import find_split
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from crack_plugin.datasets.conversion import (
     ConversionError,
-    Sample,
+    LabelledImage,
     Tally,
     agree_on_size,
     check_names,
@@ -84,7 +84,7 @@ def convert_coco(
 
     Raises:
         ConversionError: The file, or some of its entries, cannot be converted; nothing was written.
-        ValueError: ``boxes`` or ``outside`` is unknown, or the ``data.yaml`` of an earlier split cannot be read.
+        DatasetError: ``boxes`` or ``outside`` is unknown, or the ``data.yaml`` of an earlier split cannot be read.
     """
     check_boxes(boxes)
     check_outside(outside)
@@ -108,7 +108,7 @@ def convert_coco(
                 if mask is not None:
                     masks[class_id] = mask | masks.get(class_id, False)
         label = ''.join(format_labels(mask, class_id) for class_id, mask in sorted(masks.items()))
-        samples.append(Sample(path, label))
+        samples.append(LabelledImage(path, label))
     raise_faults(faults, annotations)
     write_split(samples, class_ids.names, out, split)
     return len(samples), notes.lines()

@@ -19,14 +19,16 @@ from matplotlib.path import Path as Outline
 from matplotlib.transforms import Bbox
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from crack_plugin.datasets.data_yaml import read_data_yaml
+from crack_plugin.datasets.errors import DatasetError
+from crack_plugin.datasets.names import listed
 from crack_plugin.datasets.polygons import MAX_CLASSES, Outside
-from crack_plugin.datasets.yolo_layout import listed, read_data_yaml
 
 # Beyond that many pixels a coordinate belongs to no picture, and drawing it would overflow.
 _MAX_COORDINATE = 1e6
 
 
-class ConversionError(ValueError):
+class ConversionError(DatasetError):
     """An export that cannot be converted as it stands. The message names each cause, where it occurs, and a remedy."""
 
 
@@ -57,7 +59,7 @@ class Tally:
         ]
 
 
-class Sample(NamedTuple):
+class LabelledImage(NamedTuple):
     """What is written for one image.
 
     Attributes:
@@ -254,7 +256,7 @@ def check_names(names: Sequence[str], out: Path, faults: Tally) -> None:
     """Add to ``faults`` what is wrong with names of classes for a dataset, of which another split may be there already.
 
     Raises:
-        ValueError: The ``data.yaml`` in ``out`` cannot be read.
+        DatasetError: The ``data.yaml`` in ``out`` cannot be read.
     """
     if not 0 < len(names) <= MAX_CLASSES:
         faults.add(
@@ -294,7 +296,7 @@ def check_targets(images: Sequence[Path], folder: Path, overwrite: bool, faults:
             )
 
 
-def write_split(samples: Sequence[Sample], names: Sequence[str], out: Path, split: str) -> None:
+def write_split(samples: Sequence[LabelledImage], names: Sequence[str], out: Path, split: str) -> None:
     """Write ``OUT/SPLIT/labels/NAME.txt``, link ``OUT/SPLIT/images/NAME``, and name the classes in ``OUT/data.yaml``.
 
     Raises:

@@ -15,10 +15,12 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from crack_plugin.datasets.errors import DatasetError
+from crack_plugin.datasets.photographs import JPEG_SUFFIXES, NON_JPEG_SUFFIXES
 from crack_plugin.datasets.polygons import LabelError
 
-MASK_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff', '.webp', '.jpg', '.jpeg', '.jfif')
-"""Suffixes of mask files, in lower case. Of several files of one name, photographs are the later."""
+MASK_SUFFIXES = (*NON_JPEG_SUFFIXES, *JPEG_SUFFIXES)
+"""Suffixes of mask files, in lower case; those of photographs come last."""
 
 # By what a file begins with. Image.open would warn of masks from 90 megapixels on, and refuse those above 179.
 _FORMATS: dict[bytes, type[ImageFile]] = {
@@ -92,9 +94,9 @@ def read_mask(path: Path, threshold: int | None = None) -> Mask:
 
 
 def check_threshold(threshold: int | None) -> None:
-    """Raise ``ValueError`` for a threshold that no level of 0 to 255 is on both sides of."""
+    """Raise ``DatasetError`` for a threshold that no level of 0 to 255 is on both sides of."""
     if threshold is not None and not 0 <= threshold < 255:
-        raise ValueError(f'a threshold of {threshold} for masks: levels are 0 to 255, so thresholds from 0 to 254 do')
+        raise DatasetError(f'a threshold of {threshold} for masks: levels are 0 to 255, so thresholds from 0 to 254 do')
 
 
 def _remedy(levels: np.ndarray) -> str:

@@ -5,21 +5,10 @@ import numpy as np
 import pytest
 from skimage.draw import polygon2mask
 
-from crack_plugin.datasets.inspection import (
-    HASH_DISTANCE,
-    Problem,
-    Sample,
-    crack_widths,
-    describe_cause,
-    find_absent_classes,
-    find_leaks,
-    find_lost_cracks,
-    group_by_cause,
-    inspect_samples,
-    open_split,
-    perceptual_hashes,
-    summarize,
-)
+from crack_plugin.datasets.duplicates import HASH_DISTANCE, find_leaks, perceptual_hashes
+from crack_plugin.datasets.inspection import crack_widths, inspect_samples, open_split
+from crack_plugin.datasets.problems import Problem, describe_cause, group_by_cause
+from crack_plugin.datasets.samples import Sample, find_absent_classes, find_lost_cracks, summarize
 
 LINE = '0 0 0.5 0.9 0.5 0.9 0.5\n'
 

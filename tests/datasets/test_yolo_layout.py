@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from crack_plugin.datasets import yolo_layout
-from crack_plugin.datasets.yolo_layout import SplitFiles, count_suffixes, find_split, is_unsplit, read_data_yaml
+from crack_plugin.datasets.data_yaml import is_unsplit, read_data_yaml
+from crack_plugin.datasets.names import count_suffixes
+from crack_plugin.datasets.yolo_layout import SplitFiles, find_split
 
 
 def touch(root: Path, *names: str) -> None:
@@ -437,7 +439,7 @@ def test_slow_listing_shows_its_progress_in_the_main_process(tmp_path, monkeypat
     touch(tmp_path, *(f'train/images/{i}.jpg' for i in range(3)), 'train/labels/0.txt')
     found(tmp_path)
     assert capsys.readouterr().err == ''
-    monkeypatch.setattr(yolo_layout, '_SILENT', 0)
+    monkeypatch.setattr(yolo_layout, '_PROGRESS_DELAY', 0)
     found(tmp_path)
     assert "Listing the files of 'train': 4 files" in capsys.readouterr().err
     monkeypatch.setattr(yolo_layout, 'is_main_process', lambda: False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from crack_plugin.datasets import YOLOCrackDataset
-from crack_plugin.datasets.yolo_layout import source_name
+from crack_plugin.datasets.names import source_name
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 
