@@ -11,7 +11,6 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
-from skimage.morphology import skeletonize
 from torch.utils.data import DataLoader, Dataset
 
 from crack_plugin.datasets.data_yaml import read_data_yaml
@@ -25,9 +24,7 @@ from crack_plugin.datasets.problems import Problem, problem_of
 from crack_plugin.datasets.samples import Sample
 from crack_plugin.datasets.yolo_crack import YOLOCrackDataset
 from crack_plugin.datasets.yolo_layout import find_split
-
-# Cracks are measured in blocks of this side, so that a picture of 100 megapixels needs no more memory than a small one.
-_BLOCK = 2048
+from crack_plugin.skeleton import crack_widths
 
 
 def open_split(data_root: Path, split: str, **options: Any) -> tuple[YOLOCrackDataset | None, list[Problem]]:
@@ -110,7 +107,7 @@ def inspect_sample(dataset: YOLOCrackDataset, index: int) -> tuple[Sample | None
         shape=shape,
         polygons=_count_by_name(info, polygons),
         foreground=foreground,
-        widths=crack_widths(label_map > 0),
+        widths=_thin_and_median(label_map > 0),
         hashes=perceptual_hashes(image),
         present=frozenset(name for label, name in classes if label and (label_map == label).any()),
         is_whole=not errors,
@@ -132,28 +129,12 @@ def inspect_samples(dataset: YOLOCrackDataset, workers: int = 0) -> Iterator[tup
     )
 
 
-def crack_widths(mask: np.ndarray) -> tuple[float, float] | None:
-    """How wide the foreground is along its centre lines.
-
-    The centre lines are the skeleton (Zhang and Suen, CACM 1984, by scikit-image). The width at one of its pixels is
-    the distance to the nearest background in the mask enlarged twofold, which is exact for straight lines of any odd
-    or even width.
-
-    Args:
-        mask: Shape (H, W), bool.
-
-    Returns:
-        10th percentile and median in pixels, None for an empty mask.
-    """
-    blocks = [
-        mask[top : top + _BLOCK, left : left + _BLOCK]
-        for top in range(0, mask.shape[0], _BLOCK)
-        for left in range(0, mask.shape[1], _BLOCK)
-    ]
-    widths = [_widths_in(block) for block in blocks if block.any()]
-    if not widths:
+def _thin_and_median(mask: np.ndarray) -> tuple[float, float] | None:
+    """10th percentile and median of the crack width in a mask, in pixels; None for an empty mask."""
+    widths = crack_widths(mask)
+    if not widths.size:
         return None
-    thin, median = np.percentile(np.concatenate(widths), [10, 50]).tolist()
+    thin, median = np.percentile(widths, [10, 50]).tolist()
     return thin, median
 
 
@@ -263,13 +244,3 @@ def _covered(
         )
         for name in lost
     ]
-
-
-def _widths_in(mask: np.ndarray) -> np.ndarray:
-    """The width at each pixel of the skeleton, shape (n,)."""
-    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    region = np.pad(mask[top : top + height, left : left + width], 1)
-    enlarged = region.repeat(2, axis=0).repeat(2, axis=1).astype(np.uint8)
-    distance = cv2.distanceTransform(enlarged, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    rows, columns = region.shape
-    return distance.reshape(rows, 2, columns, 2).max(axis=(1, 3))[skeletonize(region)]

@@ -23,6 +23,15 @@ def mask_to_polygons(mask: np.ndarray) -> list[np.ndarray]:
 
     Raises:
         DatasetError: ``mask`` is not two-dimensional.
+
+    Example:
+        >>> mask = np.zeros((6, 8), bool)
+        >>> mask[1:4, 2:6] = True
+        >>> [polygon.tolist() for polygon in mask_to_polygons(mask)]
+        [[[2, 1], [2, 3], [5, 3], [5, 1]]]
+        >>> mask[2, 3] = False  # a hole, through which the region is cut in two
+        >>> len(mask_to_polygons(mask))
+        2
     """
     if mask.ndim != 2:
         raise DatasetError(f'a mask has the shape (H, W), this one has {mask.shape}')
@@ -53,6 +62,12 @@ def format_labels(mask: np.ndarray, class_id: int = 0) -> str:
 
     Raises:
         DatasetError: ``mask`` is not two-dimensional.
+
+    Example:
+        >>> mask = np.zeros((6, 8), bool)
+        >>> mask[1:4, 2:6] = True
+        >>> print(format_labels(mask), end='')
+        0 0.250000 0.166667 0.250000 0.500000 0.625000 0.500000 0.625000 0.166667
     """
     polygons = mask_to_polygons(mask)
     height, width = mask.shape

@@ -100,8 +100,18 @@ def parse_labels(
         The polygons in the order of the file; of a line that joins several parts, each part.
 
     Raises:
-        LabelError: The content is no valid label file for this image.
-        DatasetError: ``boxes`` or ``outside`` is none of the known.
+        LabelError: The content is not a valid label file for this image.
+        DatasetError: ``boxes`` or ``outside`` has an unknown value.
+
+    Example:
+        >>> (triangle,) = parse_labels('0 0.25 0.25 0.75 0.25 0.75 0.75', shape=(4, 8))
+        >>> triangle.class_id, triangle.points.tolist()
+        (0, [[0.25, 0.25], [0.75, 0.25], [0.75, 0.75]])
+        >>> parse_labels('0 0.25 0.25', shape=(4, 8), source='a.txt')
+        Traceback (most recent call last):
+            ...
+        crack_plugin.datasets.polygons.LabelError: a.txt, line 1: 1 point(s), a polygon has at least three: \
+`class x1 y1 x2 y2 x3 y3`. Delete the line, or draw the polygon again.
     """
     polygons, errors = parse_lines(content, shape, names, boxes, source, outside)
     if errors:
@@ -169,6 +179,13 @@ def rasterize(
 
     Returns:
         Shape (H, W), uint8: 0 where no polygon reaches.
+
+    Example:
+        >>> rasterize(parse_labels('0 0.25 0.25 0.75 0.25 0.75 0.75', shape=(4, 8)), shape=(4, 8))
+        array([[0, 0, 0, 0, 0, 0, 0, 0],
+               [0, 0, 1, 1, 1, 1, 1, 0],
+               [0, 0, 0, 0, 1, 1, 1, 0],
+               [0, 0, 0, 0, 0, 0, 1, 0]], dtype=uint8)
     """
     height, width = shape
     label_map = np.zeros(shape, np.uint8)
