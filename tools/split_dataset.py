@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _build_parser()
     args = parser.parse_args(argv)
     if not 0 < args.share < 1:
-        parser.error(f'--share {args.share}: a share between 0 and 1 is wanted')
+        parser.error(f'--share {args.share}: a share between 0 and 1 is needed')
     if (args.out / 'data.yaml').exists() and not args.overwrite:
         parser.error(f'{args.out / "data.yaml"} exists. Pass --overwrite to replace it and its lists.')
     with readable_errors(parser):

@@ -1,6 +1,6 @@
 """What the converters of annotation files share: faults are collected first, and files are written when there are none.
 
-An annotation tool's export holds thousands of entries of which a few are odd. All of them are looked at before the
+An annotation tool's export holds thousands of entries of which a few have faults. All are checked before the
 first file is written, so that one run names every fault, and a run that failed leaves nothing behind.
 """
 
@@ -156,7 +156,7 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         ConversionError: It cannot be read as an image.
     """
-    # A header costs nothing, whatever size it tells.
+    # Reading a header needs little memory, whatever the size of the image.
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with Image.open(path) as image:
@@ -173,7 +173,7 @@ def image_size(path: Path) -> tuple[int, int]:
 def agree_on_size(told: tuple[int, int], found: tuple[int, int], place: str, faults: Tally, notes: Tally) -> bool:
     """Whether annotations made on an image of (H, W) ``told`` fit the image file of (H, W) ``found``.
 
-    A pixel more or less, as some tools tell it, is a note: the annotations are scaled. More is a fault.
+    A difference of one pixel, which some tools make, is a note: the annotations are scaled. More is a fault.
     """
     where = f'{place} ({found[1]} x {found[0]}, annotated as {told[1]} x {told[0]})'
     if max(abs(told[0] - found[0]), abs(told[1] - found[1])) > 1:
@@ -253,7 +253,7 @@ def clip_polygon(points: np.ndarray, lower: tuple[float, float], upper: tuple[fl
 
 
 def check_names(names: Sequence[str], out: Path, faults: Tally) -> None:
-    """Add to ``faults`` what is wrong with names of classes for a dataset, of which another split may be there already.
+    """Add to ``faults`` what is wrong with the class names of a dataset of which another split may exist already.
 
     Raises:
         DatasetError: The ``data.yaml`` in ``out`` cannot be read.
@@ -262,7 +262,7 @@ def check_names(names: Sequence[str], out: Path, faults: Tally) -> None:
         faults.add(
             'classes',
             listed(names) or 'none',
-            f'1 to {MAX_CLASSES} are possible: correct the export, or tell which there are.',
+            f'1 to {MAX_CLASSES} are possible: correct the export, or name the classes.',
         )
     earlier = earlier_names(out)
     if earlier is not None and earlier != list(names):

@@ -110,7 +110,7 @@ def inspect_sample(dataset: YOLOCrackDataset, index: int) -> tuple[Sample | None
         widths=_thin_and_median(label_map > 0),
         hashes=perceptual_hashes(image),
         present=frozenset(name for label, name in classes if label and (label_map == label).any()),
-        is_whole=not errors,
+        is_complete=not errors,
     )
     problems = [problem_of(error, split, info['label_path']) for error in errors]
     problems += _doubts(split, info['label_path'], polygons, foreground)
@@ -189,7 +189,7 @@ def _count_by_name(info: dict[str, Any], polygons: Sequence[Polygon]) -> Counter
 
 def _label_content(label_path: str) -> bytes:
     path = Path(label_path)
-    # One that is missing has been reported with its split; a link that leads nowhere is another matter.
+    # A missing file has been reported with its split already; a broken link has not, and raises an error here.
     return path.read_bytes() if path.is_symlink() or path.exists() else b''
 
 

@@ -35,7 +35,7 @@ Unannotated = Literal['skip', 'background']
 
 
 class Options(NamedTuple):
-    """What to do with shapes that are no areas, or reach far outside.
+    """What to do with shapes that are not areas, or that reach far outside the image.
 
     Attributes:
         boxes: With rectangles: 'error', 'fill' or 'drop'.
@@ -54,7 +54,7 @@ _DEFAULTS = Options()
 
 
 class _Label(NamedTuple):
-    """What one file comes to: its image, and by name of the class, the content of a YOLO label file of class 0."""
+    """The result of one file: its image, and by name of the class the content of a YOLO label file of class 0."""
 
     image: Path
     file: Path
@@ -83,7 +83,7 @@ def convert_labelme(
         class_map: Label to class, or to None to leave its shapes out.
         unannotated: Images beside the files that have none are left out ('skip'), or are 'background'.
         overwrite: Whether to replace labels that exist.
-        options: What to do with shapes that are no areas, or reach far outside.
+        options: What to do with shapes that are not areas, or that reach far outside the image.
 
     Returns:
         The number of images, and a sentence on each kind of shape that was changed or left out.
@@ -118,7 +118,7 @@ def convert_labelme(
             f'{name!r} in {found[name]}',
             f'The classes are {names}: name all with --classes, or say with --class-map what a label stands for.',
         )
-    if names or not faults:  # files at fault may have had the labels
+    if names or not faults:  # files that cannot be read may hold the labels
         check_names(names, out, faults)
     backgrounds = _unannotated({file.parent for file in files} | ({images} if images else set()), labels)
     if unannotated == 'skip':
@@ -186,6 +186,7 @@ def _read_label(
 
 
 def _find_image(name: str, file: Path, images: Path | None, notes: Tally) -> Path | None:
+    """The image that an annotation file names, or else the image of its own name."""
     folders = [file.parent, *([images] if images else [])]
     path = find_image(name, folders)
     if path is not None:
@@ -194,7 +195,9 @@ def _find_image(name: str, file: Path, images: Path | None, notes: Tally) -> Pat
         # Sorted, so that of several the choice is the same everywhere.
         for candidate in sorted(folder.glob('*')):
             if candidate.stem == file.stem and candidate.suffix.lower() in IMAGE_SUFFIXES:
-                notes.add('images found by the name of the .json, for want of the one it tells', str(candidate))
+                notes.add(
+                    'images found by the name of the .json, as the image named in it does not exist', str(candidate)
+                )
                 return _absolute(candidate)
     return None
 
@@ -257,7 +260,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _with_class_ids(polygons: Mapping[str, str], names: Sequence[str]) -> str:
-    """The content of a label file, from that of its classes, each line of which begins with class 0."""
+    """Join the label files of single classes, in which every line begins with class 0, to one with class ids."""
     return ''.join(
         re.sub('^0 ', f'{class_id} ', polygons.get(name, ''), flags=re.MULTILINE) for class_id, name in enumerate(names)
     )

@@ -70,7 +70,7 @@ class Annotations(NamedTuple):
 
 
 def parse(content: Any, place: str, faults: Tally) -> Annotations | None:
-    """Check and take over the content of one file.
+    """Read the content of one file and check it.
 
     Args:
         content: As ``json`` reads it. The image in it (``imageData``) is ignored.
@@ -141,7 +141,7 @@ def _parse_shape(shape: Any, place: str, faults: Tally) -> Shape | None:
     if not isinstance(shape, dict) or not isinstance(shape.get('label'), str):
         faults.add('shapes without a label', place, 'Label or delete them.')
         return None
-    # Old versions had nothing but polygons.
+    # Old versions knew polygons only, and wrote no type.
     kind = shape.get('shape_type') or 'polygon'
     if kind not in KINDS:
         faults.add('shapes of an unknown shape_type', f'{place} ({kind!r})', f'Known are {", ".join(KINDS)}.')

@@ -81,7 +81,7 @@ class LoadYOLOPolygons(BaseTransform):
 
 
 def _load_mask(path: str, shape: tuple[int, ...], threshold: int | None) -> np.ndarray:
-    if not Path(path).exists():  # and background is what it stands for, or _read had raised
+    if not Path(path).exists():  # it stands for background; otherwise _read would have raised
         return np.zeros(shape, np.uint8)
     mask = read_mask(Path(path), threshold).foreground
     if mask.shape != shape:

@@ -50,9 +50,9 @@ class Problem(NamedTuple):
 
 
 def problem_of(error: Exception, split: str, file: str) -> Problem:
-    """An exception that was raised for a file, as an error of the check.
+    """The problem that an exception raised for a file stands for.
 
-    Faults have one cause if one statement found them, and told them in the same words.
+    Two faults have one cause if the same statement found them and reported them in the same words.
     """
     text = str(error)
     if isinstance(error, OSError) and error.strerror:

@@ -38,7 +38,7 @@ class Sample:
             that is left out, and boxes that are dropped. With masks, empty.
         foreground: Share of the pixels that belong to any foreground class, in [0, 1].
         present: The foreground classes that have a pixel.
-        is_whole: Whether all of the label could be read.
+        is_complete: Whether all of the label could be read.
         widths: Thinnest tenth (10th percentile) and median of the width along the centre lines of the foreground, in
             pixels; None without foreground.
         hashes: Perceptual hash of the picture and of its seven flips and turns, shape (8,), uint64.
@@ -52,7 +52,7 @@ class Sample:
     widths: tuple[float, float] | None
     hashes: np.ndarray
     present: frozenset[str] = frozenset()
-    is_whole: bool = True
+    is_complete: bool = True
 
     def scale(self, image_size: int) -> float:
         """Pixels of a model's square input per pixel of the image, along the side that shrinks more."""
@@ -132,13 +132,13 @@ def find_absent_classes(samples: Sequence[Sample], classes: Sequence[str]) -> li
     problems = []
     for split in dict.fromkeys(sample.split for sample in samples):
         own = [sample for sample in samples if sample.split == split]
-        whole = [sample for sample in own if sample.is_whole]
+        complete = [sample for sample in own if sample.is_complete]
         present = frozenset().union(*(sample.present for sample in own))
         absent = [name for name in classes if name not in present]
-        if whole and absent:
+        if complete and absent:
             images = f'{len(own)} images'
-            if len(whole) < len(own):
-                images = f'the {len(whole)} of {len(own)} images whose labels have no faults'
+            if len(complete) < len(own):
+                images = f'the {len(complete)} of {len(own)} images whose labels have no faults'
             problems.append(Problem('warning', split, describe_absence(absent, classes, images)))
     return problems
 

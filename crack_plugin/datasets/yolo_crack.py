@@ -156,7 +156,7 @@ class YOLOCrackDataset(BaseSegDataset):
         return {label: new_labels.get(name, 255) for label, name in enumerate(old_classes)}
 
     def full_init(self) -> None:
-        """As in ``BaseSegDataset``; then tell of the foreground classes that do not occur."""
+        """As in ``BaseSegDataset``; then warn of foreground classes that do not occur."""
         if self._fully_initialized:
             return
         super().full_init()
@@ -294,7 +294,7 @@ def _check_agreement(data_yaml: DataYaml, classes: Sequence[str]) -> None:
         return
     known = dict(zip(folded, classes, strict=True))
     beyond = [name for name in names if name.casefold() not in known]
-    # Where no name says which one is wanted, it is all of them rather than none.
+    # Without a matching name, the suggestion maps all names to the class rather than none.
     other = classes[0] if len(classes) == 1 and len(beyond) == len(names) else None
     remedy = (
         'Say what each name stands for (None leaves its polygons out), for instance '
