@@ -139,7 +139,7 @@ def selected_splits(args: argparse.Namespace) -> list[str]:
 
     Of a dataset without splits, it is 'all'.
     """
-    from crack_plugin.datasets.yolo_layout import ALL, is_unsplit, read_data_yaml, split_sources
+    from crack_plugin.datasets.data_yaml import ALL, is_unsplit, read_data_yaml, split_sources
 
     if args.splits:
         return args.splits

@@ -16,13 +16,14 @@ from mmseg.registry import TRANSFORMS
 from PIL import Image, UnidentifiedImageError
 from tifffile import PHOTOMETRIC, SAMPLEFORMAT, TiffFile
 
+from crack_plugin.datasets.errors import DatasetError
+
 HEIC_SUFFIXES = frozenset({'.heic', '.heif', '.hif'})
 READS_HEIC = find_spec('pillow_heif') is not None
 
-IMAGE_SUFFIXES = frozenset(
-    {'.bmp', '.jfif', '.jif', '.jpe', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
-    | (HEIC_SUFFIXES if READS_HEIC else set())
-)
+JPEG_SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.jif', '.jpe')
+NON_JPEG_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff', '.webp')
+IMAGE_SUFFIXES = frozenset({*NON_JPEG_SUFFIXES, *JPEG_SUFFIXES}) | (HEIC_SUFFIXES if READS_HEIC else frozenset())
 """Suffixes of the files that are read, in lower case. HEIC is read where pillow-heif is installed."""
 
 # fmt: off
@@ -60,7 +61,7 @@ _COLOR_SAMPLES: dict[int, int] = {
 _TO_8_BITS = 'Convert it to 8 bits, with the range of grey values stretched as you want the model to see it.'
 
 
-class ImageError(ValueError):
+class ImageError(DatasetError):
     """An image file that cannot be read as it stands. The message names the file and the remedy."""
 
 
