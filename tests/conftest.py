@@ -5,6 +5,7 @@ import gc
 import importlib.util
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -236,6 +237,42 @@ work_dir = {str(tmp_path / 'work_dir')!r}
 """
     )
     return path
+
+
+@pytest.fixture(scope='session')
+def trained(crack_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A config, and the same weights as checkpoint and as adapter folder."""
+    folder = tmp_path_factory.mktemp('trained')
+    config = folder / 'tiny.py'
+    config.write_text(
+        f"""
+_base_ = {str(CONFIGS / 'sam3_lora_crack.py')!r}
+model = dict(base={{'_delete_': True, **{TINY_SAM3!r}}})
+data_root = {str(crack_folder)!r}
+"""
+    )
+    from mmseg.apis import init_model  # makes mmseg importable: crack_plugin, above
+
+    torch.manual_seed(0)
+    model = init_model(str(config), device='cpu')
+    for name, parameter in model.named_parameters():
+        if 'lora_B' in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    meta = {'dataset_meta': {'classes': ('background', 'crack'), 'palette': [[0, 0, 0], [255, 0, 0]]}}
+    torch.save({'meta': meta, 'state_dict': model.state_dict()}, folder / 'weights.pth')
+    model.save_adapter(folder / 'adapter')
+    return {'config': config, 'checkpoint': folder / 'weights.pth', 'adapter': folder / 'adapter'}
+
+
+@pytest.fixture
+def images(crack_folder: Path, tmp_path: Path) -> Path:
+    """A folder of three images, one in a subfolder."""
+    folder = tmp_path / 'site'
+    (folder / 'pier 2').mkdir(parents=True)
+    sources = sorted((crack_folder / 'valid' / 'images').iterdir())
+    for source, name in zip(sources, ('a', 'b', 'pier 2/c'), strict=True):
+        shutil.copy(source, folder / f'{name}{source.suffix}')
+    return folder
 
 
 def run_tool(*command: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -16,6 +16,7 @@ from crack_plugin.datasets.synthetic import write_dataset
 from crack_plugin.files import honour_umask, write_atomically
 from crack_plugin.hooks.atomic_checkpoint import AtomicFileBackend
 from crack_plugin.models.prefix_cache import PrefixCache
+from crack_plugin.prediction.output import write_image
 
 
 @pytest.fixture(params=[0o022, 0o002, 0o077], ids=oct)
@@ -84,7 +85,7 @@ def test_synthetic_dataset(folder: Path, umask: int) -> None:
 
 def test_tools(folder: Path, umask: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(TOOLS)
-    load_script(TOOLS / 'predict.py')._write(folder / 'masks' / 'a.png', b'png')
+    write_image(folder / 'masks' / 'a.png', np.ones((2, 2), np.uint8))
     load_script(TOOLS / 'prepare_masks.py')._write_mask(np.ones((2, 2), np.uint8), folder / 'a.png')
     load_script(TOOLS / 'convert_masks_to_yolo.py')._write_label('0 0 0 1 1 1 0\n', folder / 'a.txt')
     assert (folder / 'a.txt').read_text() == '0 0 0 1 1 1 0\n'

@@ -155,17 +155,54 @@ def test_config_builds_on_an_installed_one(site_packages: Path, tmp_path: Path) 
     assert printed.splitlines()[-1] == f'{installed} 16 YOLOCrackDataset'
 
 
-@pytest.mark.slow
-def test_installed_package_predicts_in_an_empty_folder(site_packages: Path, tmp_path: Path) -> None:
-    """With the embedded base, which came along through every step."""
+@pytest.fixture
+def empty_folder(tmp_path: Path) -> Path:
+    """A folder far from the checkout, with nothing but a photograph of a crack and its mask."""
     drawn = draw(np.random.default_rng(0), (336, 336))
     folder = tmp_path / 'empty'
     folder.mkdir()
     cv2.imwrite(str(folder / 'photo.png'), drawn.image)
-    (folder / 'mine.py').write_text("_base_ = 'crack_plugin::_base_/../sam3_tiny_lora_crack.py'\n")
+    cv2.imwrite(str(folder / 'truth.png'), drawn.mask)
+    return folder
+
+
+def iou_with_truth(mask: np.ndarray, folder: Path) -> float:
+    crack = cv2.imread(str(folder / 'truth.png'), cv2.IMREAD_UNCHANGED) > 0
+    return (mask & crack).sum() / (mask | crack).sum()
+
+
+@pytest.mark.slow
+def test_installed_package_predicts_in_an_empty_folder(site_packages: Path, empty_folder: Path) -> None:
+    """With the embedded base, which came along through every step."""
+    (empty_folder / 'mine.py').write_text("_base_ = 'crack_plugin::_base_/../sam3_tiny_lora_crack.py'\n")
     predict = site_packages / 'crack_plugin' / '.mim' / 'tools' / 'predict.py'
     options = ['photo.png', '--config', 'mine.py', '--out', 'out', '--device', 'cpu']
-    run([sys.executable, predict, *options], cwd=folder, PYTHONPATH=str(site_packages), HF_HUB_OFFLINE='1')
-    mask = cv2.imread(str(folder / 'out' / 'masks' / 'photo.png'), cv2.IMREAD_UNCHANGED) > 0
-    crack = drawn.mask > 0
-    assert (mask & crack).sum() / (mask | crack).sum() > 0.3
+    run([sys.executable, predict, *options], cwd=empty_folder, PYTHONPATH=str(site_packages), HF_HUB_OFFLINE='1')
+    mask = cv2.imread(str(empty_folder / 'out' / 'masks' / 'photo.png'), cv2.IMREAD_UNCHANGED) > 0
+    assert iou_with_truth(mask, empty_folder) > 0.3
+
+
+@pytest.mark.slow
+def test_installed_package_predicts_from_python(site_packages: Path, empty_folder: Path) -> None:
+    """An installed config by its name, and its file where it was installed."""
+    code = (
+        'import sys\n'
+        'import numpy as np\n'
+        'from pathlib import Path\n'
+        'from crack_plugin.prediction import Predictor, predictor\n'
+        'installed = Path(predictor.__file__).parents[1]\n'
+        "name = 'sam3_tiny_zeroshot_crack.py'\n"
+        "configs = [f'crack_plugin::_base_/../{name}', installed / '.mim' / 'configs' / name]\n"
+        "first, second = (Predictor(config, device='cpu')('photo.png') for config in configs)\n"
+        'assert (first.labels == second.labels).all()\n'
+        "np.savez('prediction.npz', labels=first.labels, probabilities=first.probabilities)\n"
+        'print(installed, *first.class_names)\n'
+    )
+    environment = {'PYTHONPATH': str(site_packages), 'HF_HUB_OFFLINE': '1'}
+    printed = run([sys.executable, '-c', code], cwd=empty_folder, **environment)
+    assert printed.splitlines()[-1] == f'{site_packages / "crack_plugin"} crack'
+    found = np.load(empty_folder / 'prediction.npz')
+    assert (found['labels'].dtype, found['labels'].shape) == (np.uint8, (336, 336))
+    assert (found['probabilities'].dtype, found['probabilities'].shape) == (np.float32, (1, 336, 336))
+    np.testing.assert_array_equal(found['labels'] == 1, found['probabilities'][0] > 0.5)
+    assert iou_with_truth(found['labels'] == 1, empty_folder) > 0.3
