@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from crack_plugin.evaluation import CrackMetric
 from crack_plugin.evaluation.image_statistics import ImageStatistics
-from crack_plugin.report.validation import predict
+from crack_plugin.inference import predict
 
 RESULT, STATISTICS = 'result.json', 'statistics.npz'
 TIMED_IMAGES = 10
