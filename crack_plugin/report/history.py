@@ -11,7 +11,7 @@ from crack_plugin.hooks import history as history_file
 _NO_METRIC = ('step', 'time', 'data_time')
 
 
-class HistoryError(CrackPluginError, ValueError):
+class LogError(CrackPluginError, ValueError):
     """A log of a training cannot be read."""
 
 
@@ -37,7 +37,7 @@ def load_history(work_dir: Path) -> tuple[list[dict[str, Any]], str]:
 
     Raises:
         HistoryNotFoundError: ``work_dir`` holds neither file.
-        HistoryError: A ``scalars.json`` is damaged.
+        LogError: A ``scalars.json`` is damaged.
         ValueError: ``history.json`` is damaged.
     """
     path = work_dir / history_file.FILE
@@ -73,9 +73,9 @@ def _parse_rows(file: Path, text: str) -> list[dict[str, Any]]:
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
-        raise HistoryError(f'{file} is damaged: {error}. Remove it, or restore it from the training.') from error
+        raise LogError(f'{file} is damaged: {error}. Remove it, or restore it from the training.') from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise HistoryError(f'{file} does not hold rows (JSON objects). Remove it, or restore it from the training.')
+        raise LogError(f'{file} does not hold rows (JSON objects). Remove it, or restore it from the training.')
     return rows
 
 
