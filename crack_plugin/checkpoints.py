@@ -150,3 +150,25 @@ def newest_first(folder: Path) -> list[Path]:
     """Resumable checkpoints in a folder, the furthest trained first."""
     found = [(int(match[1]), path) for path in folder.glob('*.pth') if (match := _NUMBERED.fullmatch(path.name))]
     return [path for _, path in sorted(found, reverse=True)]
+
+
+def find_last(folder: Path) -> Path | None:
+    """The last checkpoint of a training: the one that MMEngine's ``last_checkpoint`` names, or the furthest trained.
+
+    Args:
+        folder: Work directory. It may have been moved since: only the file's name in ``last_checkpoint`` counts.
+
+    Returns:
+        None if there is none.
+    """
+    record = folder / 'last_checkpoint'
+    if record.is_file():
+        path = folder / Path(record.read_text(encoding='utf-8').strip()).name
+        if path.is_file():
+            return path
+    return next(iter(newest_first(folder)), None)
+
+
+def find_best(folder: Path) -> Path | None:
+    """The checkpoint that was selected on the validation images, the last written of several; None if there is none."""
+    return max(folder.glob('best_*.pth'), key=lambda path: path.stat().st_mtime_ns, default=None)

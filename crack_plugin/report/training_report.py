@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crack_plugin.report.training import SCORES, Band, epoch_table
-from crack_plugin.report.validation import Evaluation, Example
+from crack_plugin.report.epoch_table import SCORES, epoch_table
+from crack_plugin.report.examples import Band, Example
+from crack_plugin.report.facts import Facts
+from crack_plugin.report.validation import Evaluation
 from crack_plugin.visualization.document import Block, Heading, Picture, Table, Text, to_html, to_markdown
 from crack_plugin.visualization.figures import save_curves, save_histograms
-
-Facts = list[tuple[str, str]]
 
 
 @dataclass
@@ -21,7 +21,7 @@ class TrainingReport:
         title: Its first line.
         recipe: Model and recipe, name and value.
         dataset: Split, its number of images, and where they are.
-        rows: Of :func:`~crack_plugin.report.training.load_history`.
+        rows: Of :func:`~crack_plugin.report.history.load_history`.
         axis: 'epoch' or 'iter'.
         best: Index of the best row.
         zero_shot: Metrics without training.

@@ -14,7 +14,8 @@ from conftest import CONFIGS, TOOLS, load_script, run_tool
 from mmengine.config import Config
 
 from crack_plugin.comparison import runs, table
-from crack_plugin.comparison.measure import Cost, Measurement
+from crack_plugin.comparison.cost import Cost
+from crack_plugin.comparison.measure import Measurement
 from crack_plugin.comparison.runs import Run, RunError
 from crack_plugin.evaluation.image_statistics import ImageStatistics
 
@@ -240,7 +241,7 @@ def test_models_scored_on_other_images_are_refused(
         ([f'{UNET}=nowhere.pth'], 'checkpoint not found: nowhere.pth'),
         ([ZERO_SHOT, ZERO_SHOT], 'two models are called sam3_tiny_zeroshot_crack'),
         ([ZERO_SHOT, '--epochs', '0'], 'whole number from 1 on'),
-        ([TOOLS / 'dist_train.sh'], 'config file not found'),
+        ([TOOLS / 'dist_train.sh'], 'dist_train.sh cannot be read: Only py/yml/yaml/json'),
     ],
 )
 def test_bad_command_lines(
