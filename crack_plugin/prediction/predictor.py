@@ -63,13 +63,13 @@ class Prediction:
     @cached_property
     def scores(self) -> list[float]:
         """Mean probability of each foreground class over the pixels predicted as it; 0 if there are none."""
-        device = self.logits.device
+        device, (height, width) = self.logits.device, self.labels.shape
         labels = torch.from_numpy(self.labels).to(device)
         classes = len(self.class_names)
         index = torch.arange(1, classes + 1, device=device)[:, None, None]
         sums, counts = (torch.zeros(classes, dtype=torch.float64, device=device) for _ in range(2))
         # The probabilities of a large photograph would take as much memory as its logits.
-        for rows in strips(labels.shape[0], labels.shape[1], device):
+        for rows in strips(height, width, device):
             probabilities, chosen = _foreground_probabilities(self.logits[:, rows]), labels[rows] == index
             sums += torch.where(chosen, probabilities, 0).sum(dim=(1, 2), dtype=torch.float64)
             counts += chosen.sum(dim=(1, 2))
