@@ -99,7 +99,7 @@ def check_threshold(threshold: int | None) -> None:
     """Raise ``DatasetError`` unless levels of 0 to 255 lie on both sides of a threshold."""
     if threshold is not None and not 0 <= threshold < 255:
         raise DatasetError(
-            f'a threshold of {threshold} for masks: levels are 0 to 255, so a threshold is a number from 0 to 254'
+            f'a threshold of {threshold} for masks: levels are 0 to 255, so use one of the thresholds from 0 to 254'
         )
 
 
