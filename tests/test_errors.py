@@ -27,10 +27,10 @@ NOT_FOR_USERS: dict[str, Counter[str]] = {
         UnpicklingError=1,  # torch.load asks for it; load_from_local turns it into a CheckpointError
     ),
     # argparse's own way to a usage error
-    'cli.py': Counter(ArgumentTypeError=5),
+    'cli.py': Counter(ArgumentTypeError=4),
     'config_options.py': Counter(
         ArgumentError=2,
-        ValueError=8,  # of the parser of values, which KeyValueAction turns into the ArgumentError
+        ValueError=7,  # of the parser of values, which KeyValueAction turns into the ArgumentError
     ),
     'hooks/non_finite_loss.py': Counter(_StepSkippedError=1),  # caught in the same file
 }
