@@ -8,7 +8,7 @@ import numpy as np
 from mmseg.datasets.transforms import Albu
 from mmseg.registry import TRANSFORMS
 
-from crack_plugin.datasets.errors import MissingPackageError
+from crack_plugin.errors import MissingPackageError
 
 
 @TRANSFORMS.register_module()

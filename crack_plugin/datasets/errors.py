@@ -11,9 +11,9 @@ class DatasetNotFoundError(CrackPluginError, FileNotFoundError):
     """A dataset, a split, or files of it are missing."""
 
 
+class DatasetExistsError(CrackPluginError, FileExistsError):
+    """A folder to write a dataset to holds something else."""
+
+
 class PipelineError(CrackPluginError, RuntimeError):
     """A pipeline of transforms gave no sample."""
-
-
-class MissingPackageError(CrackPluginError, ImportError):
-    """An optional package is not installed; the message has the command that installs it."""
