@@ -161,7 +161,7 @@ def raised_names(path: Path) -> Iterator[tuple[str, int]]:
         name = target.attr if isinstance(target, ast.Attribute) else getattr(target, 'id', ast.dump(target))
         if isinstance(node.exc, ast.Call):
             yield makers.get(name, name), node.lineno
-        elif name[:1].isupper():
+        elif name.lstrip('_')[:1].isupper():
             yield name, node.lineno
 
 
