@@ -136,8 +136,8 @@ class SAM3TextLoRA(EncoderDecoder):
         depth = semantic_path.frozen_depth(self.model)
         if depth != self._frozen_depth and self._prefix_cache is not None:
             raise PrefixCacheError(
-                f'{depth} layers of the ViT are frozen now, and the prefix cache holds the output of '
-                f'{self._frozen_depth}. Call close_prefix_cache() before changing what trains.'
+                f'{depth} layers are frozen now, and the prefix cache holds the output of the first '
+                f'{self._frozen_depth} of the ViT. Call close_prefix_cache() before changing what trains.'
             )
         self._frozen_depth = depth
         return self
