@@ -10,6 +10,7 @@ the background's logit, a constant 0, would answer its own with 1/2 everywhere.
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -90,7 +91,9 @@ def decode_losses(
         Scalars.
     """
     values: dict[str, Tensor] = {}
-    with torch.autocast(logits.device.type, enabled=False):
+    device = logits.device.type
+    # A model on the meta device, built to be counted, has no autocast.
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
         for loss in losses:
             # Not an inherited one: a subclass may have another formula in its forward.
             if not has_background and 'of_foreground' in vars(type(loss)):
