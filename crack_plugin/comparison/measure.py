@@ -27,6 +27,7 @@ from crack_plugin.comparison.cost import Cost, measure_cost
 from crack_plugin.errors import CrackPluginError
 from crack_plugin.evaluation import CrackMetric
 from crack_plugin.evaluation.image_statistics import ImageStatistics
+from crack_plugin.files import write_atomically
 from crack_plugin.inference import predict
 
 RESULT, STATISTICS = 'result.json', 'statistics.npz'
@@ -112,7 +113,7 @@ def measure(cfg: Config, checkpoint: str | None, folder: Path, device: str, show
     np.savez_compressed(folder / STATISTICS, **arrays)
     seen = None if iterations is None else iterations * cfg.train_dataloader.batch_size
     result = {'cost': asdict(cost), 'images': images, 'shown': kept, 'images_seen': seen}
-    (folder / RESULT).write_text(json.dumps(result, indent=1), encoding='utf-8')
+    write_atomically(folder / RESULT, json.dumps(result, indent=1).encode())
 
 
 def build_model(cfg: Config, checkpoint: str | None, device: str) -> tuple[Any, int | None]:

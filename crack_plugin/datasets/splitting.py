@@ -11,6 +11,7 @@ import yaml
 
 from crack_plugin.datasets.errors import DatasetError
 from crack_plugin.datasets.names import source_name
+from crack_plugin.files import write_atomically
 
 
 def group_images(images: Iterable[str], pattern: re.Pattern[str] | None = None) -> dict[str, list[str]]:
@@ -80,16 +81,15 @@ def write_lists(
         test: The folders and lists of the test split, if there is one.
         names: The class names, if they are known.
     """
-    out.mkdir(parents=True, exist_ok=True)
     for name, images in (('train', train), ('valid', valid)):
         lines = [image + '\n' for image in _relative(images, out)]
-        (out / f'{name}.txt').write_bytes(os.fsencode(''.join(lines)))
+        write_atomically(out / f'{name}.txt', os.fsencode(''.join(lines)))
     content: dict[str, object] = {'train': 'train.txt', 'val': 'valid.txt'}
     if test:
         content['test'] = _relative(map(str, test), out)
     if names is not None:
         content['names'] = list(names)
-    (out / 'data.yaml').write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding='utf-8')
+    write_atomically(out / 'data.yaml', yaml.safe_dump(content, allow_unicode=True, sort_keys=False).encode())
 
 
 def _relative(paths: Iterable[str], folder: Path) -> list[str]:

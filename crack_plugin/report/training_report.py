@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from crack_plugin.files import write_atomically
 from crack_plugin.report.epoch_table import SCORES, epoch_table
 from crack_plugin.report.examples import Band, Example
 from crack_plugin.report.facts import Facts
@@ -53,8 +54,8 @@ class TrainingReport:
             outline = None if self.zero_shot_evaluation is None else self.zero_shot_evaluation.per_image
             save_histograms(folder / 'histograms.png', self.evaluation.per_image, outline)
         blocks = self.blocks()
-        (folder / 'report.md').write_text(to_markdown(blocks), encoding='utf-8')
-        (folder / 'report.html').write_text(to_html(blocks, folder), encoding='utf-8')
+        write_atomically(folder / 'report.md', to_markdown(blocks).encode())
+        write_atomically(folder / 'report.html', to_html(blocks, folder).encode())
 
     def blocks(self) -> list[Block]:
         """The report's content, top to bottom."""
