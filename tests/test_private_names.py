@@ -58,12 +58,10 @@ OVERRIDDEN = {
     '_save_best_checkpoint',
     '_draw_sem_seg',
     '_forward',
-    '_load_from_state_dict',  # torch documents it as the way to read older state dicts
 }
 READ = {
     '_parse_int_float_bool',
     '_fully_initialized',  # mmengine's BaseDataset: its classes are checked again when it has loaded
-    '_enable_normalize',  # models: the processor's file
     '_dynamo',  # torch's documented module of that name
     '_replace',  # of named tuples, documented
 }
