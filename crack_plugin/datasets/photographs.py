@@ -255,7 +255,9 @@ def _fault_of_16_bits(content: bytes, backend: str, page: TiffPage | None = None
         values = np.minimum(values, 65535 - values)
     if np.count_nonzero(values >= _DIMMEST_16_BIT) > (1 - _WITHOUT_HOT_PIXELS / 100) * values.size:
         return None
-    brightest = np.percentile(values, _WITHOUT_HOT_PIXELS, method='higher')
+    brightest = values.max()
+    if brightest >= _DIMMEST_16_BIT:
+        brightest = np.percentile(values, _WITHOUT_HOT_PIXELS, method='higher')
     return (
         f'has 16 bits a channel, but its brightest value is {brightest} of 65535: read as 8 bits it would be all but '
         f'black. {_TO_8_BITS}'
