@@ -176,7 +176,7 @@ def _decode(content: bytes, color_type: str, backend: str) -> np.ndarray | None:
             values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
             if values is None:
                 return None
-            upper = (values >> 8).astype(np.uint8)
+            upper = (values.astype(np.uint16) >> 8).astype(np.uint8)
             return 255 - upper if page.photometric == PHOTOMETRIC.MINISWHITE else upper
     if not _is_heic(content):
         return mmcv.imfrombytes(content, flag=color_type, backend=backend)
