@@ -47,7 +47,7 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str | Non
     """Predict and measure; which files could not be read, if any."""
     cfg = _load_config(parser, args)
     settings = prediction_settings(cfg, args.checkpoint, args.adapter, args.merge)
-    sources, unread = find_sources(args.images)
+    sources, unread = find_sources(args.images, args.out)
     lines = [unread_line(suffix, files) for suffix, files in unread.items()]
     for line in lines:
         print(line)

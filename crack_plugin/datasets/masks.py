@@ -29,6 +29,7 @@ _FORMATS: dict[bytes, type[ImageFile]] = {
     b'BM': BmpImageFile,
     b'II*\0': TiffImageFile,
     b'MM\0*': TiffImageFile,
+    b'II+\0': TiffImageFile,
     b'RIFF': WebPImageFile,
 }
 # What Pillow raises for damaged files.
@@ -150,7 +151,9 @@ def _decode(path: Path) -> np.ndarray:
     try:
         with image_class(io.BytesIO(content)) as opened:
             if isinstance(opened, PngImageFile) and opened.tile[0][3] in _REDUCED_MODES:
-                return _decode_16_bits(path, content)
+                return _decode_by_opencv(path, content)
+            if isinstance(opened, BmpImageFile) and opened.mode in ('1', 'L'):
+                return _decode_by_opencv(path, content)
             pages = getattr(opened, 'n_frames', 1)
             opened.load()
             image: Image.Image = ImageOps.exif_transpose(opened)
@@ -169,11 +172,18 @@ def _decode(path: Path) -> np.ndarray:
     return np.asarray(image)
 
 
-def _decode_16_bits(path: Path, content: bytes) -> np.ndarray:
-    """16 bits of colour or transparency, of which Pillow would keep the upper 8."""
-    values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+def _decode_by_opencv(path: Path, content: bytes) -> np.ndarray:
+    """What Pillow reads wrongly: of 16 bits of colour the upper 8, of BMP with a short grey palette other pixels."""
+    try:
+        values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise
+        values = None
     if values is None:
         raise LabelError(f'{path} cannot be read as an image: it is damaged. Export it again.')
+    if values.ndim == 2:
+        return values
     return cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 

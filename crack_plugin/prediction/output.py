@@ -93,7 +93,7 @@ def predict_all(
     write_table(out / TABLE, rows)
     total = sum(source.count_images() for source in sources) - skipped
     with (
-        (out / TABLE).open('a', newline='', encoding='utf-8') as file,
+        (out / TABLE).open('a', newline='', encoding='utf-8', errors='surrogateescape') as file,
         tqdm(total=total, desc='images') as bar,
     ):
         writer = csv.writer(file, lineterminator='\n')

@@ -109,7 +109,8 @@ class Predictor:
         class_names: Of the K foreground classes.
 
     Raises:
-        PredictionError: Checkpoint and adapter are both given, or prompts or an adapter for a model without.
+        PredictionError: Checkpoint and adapter are both given, or prompts or an adapter for a model without; or the
+            device is not there.
         AdapterError: The adapter does not fit the model.
     """
 
@@ -139,7 +140,12 @@ class Predictor:
             self.model.window_progress = _show_windows
             if self.has_adapters and self.precision == torch.float32:
                 self._merge()
-        self.model.to(get_device() if device is None else device)
+        device = get_device() if device is None else device
+        try:
+            self.model.to(device)
+        except (AssertionError, RuntimeError):
+            _check_device(device)
+            raise
         steps = [step for step in pipeline_of(cfg) if step['type'] != 'LoadAnnotations']
         # Reads files, and takes arrays as they are.
         self._load = TRANSFORMS.build({**steps[0], 'type': 'InferencerLoader'})
@@ -169,7 +175,7 @@ class Predictor:
 
         Raises:
             ImageError: The file is refused, as in training and testing.
-            PredictionError: The array is of another shape or type.
+            PredictionError: It is something else, or the array is of another shape or type.
         """
         data = self._load(_checked(image))
         shown = np.asarray(data['img'], np.uint8)
@@ -250,9 +256,25 @@ def _own_config(config: str | Path | Config) -> Config:
     return get_config(config) if isinstance(config, str) and '::' in config else Config.fromfile(config)
 
 
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(1, device=device)
+    # What torch raises for a device that is not there, or was not compiled in, or is no device.
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).strip().partition('\n')[0]
+        raise PredictionError(
+            f"device {str(device)!r} cannot be used here: {reason}. 'cpu' is always there."
+        ) from error
+
+
 def _checked(image: str | Path | np.ndarray) -> str | np.ndarray:
-    if not isinstance(image, np.ndarray):
+    if isinstance(image, (str, Path)):
         return str(image)
+    if not isinstance(image, np.ndarray):
+        raise PredictionError(
+            f'an image is a path, or an array of shape (H, W, 3), uint8, in BGR order; this one is a '
+            f'{type(image).__name__}. Of several, use predict_many; of a picture of PIL, np.array(picture)[..., ::-1].'
+        )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise PredictionError(
             f'an image is an array of shape (H, W, 3), uint8, in BGR order; this one is {image.dtype} of shape '

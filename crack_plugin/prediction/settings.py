@@ -51,6 +51,8 @@ def check_settings(out: Path, settings: dict[str, Any]) -> None:
         OutputError: ``out`` holds such.
     """
     file = out / SETTINGS
+    if out.exists() and not out.is_dir():
+        raise OutputError(f'{out} is no folder. Take another --out.')
     if not file.is_file():
         for folder in (out / MASKS, out / OVERLAYS):
             if folder.is_dir() and any(folder.iterdir()):
@@ -58,7 +60,13 @@ def check_settings(out: Path, settings: dict[str, Any]) -> None:
                     f'{folder} holds files that no prediction wrote. Take another --out, or pass --overwrite.'
                 )
         return
-    former = json.loads(file.read_text(encoding='utf-8'))
+    try:
+        former = dict(json.loads(file.read_text(encoding='utf-8')))
+    except (TypeError, ValueError) as error:
+        raise OutputError(
+            f'{file} is not as it was written. Restore it, take another --out, or pass --overwrite to predict '
+            'everything again.'
+        ) from error
     differing = [key for key in {**former, **settings} if former.get(key) != settings.get(key)]
     if differing:
         raise OutputError(

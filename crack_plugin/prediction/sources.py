@@ -79,12 +79,12 @@ def overlay_of(mask: str) -> str:
     return (OVERLAYS / Path(mask).relative_to(MASKS).with_suffix('.jpg')).as_posix()
 
 
-def find_sources(patterns: Sequence[str]) -> tuple[list[Source], dict[str, list[Path]]]:
+def find_sources(patterns: Sequence[str], out: Path | None = None) -> tuple[list[Source], dict[str, list[Path]]]:
     """The images and videos that files, folders and patterns stand for, in order; none twice.
 
     A file from a folder, or found by a pattern, is named by its path below the folder (the pattern's part before its
     first wildcard), any other by its file name. Hidden files are left out, and so are files that are no images
-    (``.txt``, ``.json``), except where they are named themselves.
+    (``.txt``, ``.json``), except where they are named themselves. Masks and overlays in ``out`` are no sources.
 
     Returns:
         The sources; and by suffix the images of formats that are not read, such as HEIC and raw files, and videos that
@@ -94,19 +94,22 @@ def find_sources(patterns: Sequence[str]) -> tuple[list[Source], dict[str, list[
         SourceError: A path or pattern stands for nothing.
     """
     found: dict[Path, Source] = {}
+    results = set() if out is None else {(out / folder).resolve() for folder in (MASKS, OVERLAYS)}
     unread: dict[str, dict[Path, Path]] = {}
     for pattern in patterns:
         path = Path(pattern)
-        if path.is_file():
+        if _is_file(path):
             root, files, read = path.parent, [path], frozenset({path.suffix.lower()}) - UNREAD_SUFFIXES
         elif path.is_dir():
             root, files, read = path, _visible_files(path, '**/*'), IMAGE_SUFFIXES
         else:
             root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts[:-1]))
             files, read = _visible_files(root, str(path.relative_to(root))), IMAGE_SUFFIXES.union(VIDEO_SUFFIXES)
+        if not _is_file(path):
+            files = [file for file in files if results.isdisjoint(file.resolve().parents)]
         left_out = [file for file in files if file.suffix.lower() in UNREAD_SUFFIXES.union(VIDEO_SUFFIXES) - read]
         files = [file for file in files if file.suffix.lower() in read]
-        if not files and not (left_out and path.is_file()):
+        if not files and not (left_out and _is_file(path)):
             reasons = [f'. {unread_line(suffix, own)}' for suffix, own in _by_suffix(left_out).items()]
             raise SourceError(f'{pattern}: no image is there ({", ".join(sorted(IMAGE_SUFFIXES))}){"".join(reasons)}')
         for file in files:
@@ -131,8 +134,13 @@ def unread_line(suffix: str, files: Sequence[Path]) -> str:
 
 
 def _visible_files(root: Path, pattern: str) -> list[Path]:
-    files = [file for file in sorted(root.glob(pattern)) if file.is_file()]
+    files = [file for file in sorted(root.glob(pattern)) if _is_file(file)]
     return [file for file in files if not any(part.startswith('.') for part in file.relative_to(root).parts)]
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file, or a broken link, which is an error for whoever reads it instead of being left out."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _by_suffix(files: Iterable[Path]) -> dict[str, list[Path]]:

@@ -6,10 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from crack_plugin.errors import CrackPluginError
 from crack_plugin.files import write_atomically
 from crack_plugin.prediction.sources import overlay_of
 
 TABLE = 'predictions.csv'
+
+
+class TableError(CrackPluginError, ValueError):
+    """A predictions.csv that something else has changed."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +51,26 @@ def read_table(table: Path, classes: int) -> dict[str, list[Row]]:
     Args:
         table: predictions.csv in the folder with the masks; without it, nothing is complete.
         classes: Number of foreground classes K.
+
+    Raises:
+        TableError: It is not as it was written.
     """
     if not table.is_file():
         return {}
     groups: dict[str, list[Row]] = {}
+    text = table.read_bytes().decode(errors='surrogateescape')
     # A killed run may leave half a line at the end.
-    lines = [line for line in table.read_text(encoding='utf-8').splitlines(keepends=True) if line.endswith('\n')]
-    for cells in csv.DictReader(lines):
-        if None not in cells.values():
-            values = {field.name: field.type(cells[field.name]) for field in fields(Row)}  # type: ignore[operator]
-            groups.setdefault(cells['mask'], []).append(Row(**values))
+    lines = csv.DictReader(io.StringIO(text[: text.rfind('\n') + 1], newline=''))
+    try:
+        for cells in lines:
+            if None not in cells.values():
+                values = {field.name: field.type(cells[field.name]) for field in fields(Row)}  # type: ignore[operator]
+                groups.setdefault(cells['mask'], []).append(Row(**values))
+    except (KeyError, ValueError) as error:
+        raise TableError(
+            f'{table}, line {lines.line_num}, is not as it was written; a spreadsheet program may have saved it. '
+            'Restore it, take another --out, or pass --overwrite to predict everything again.'
+        ) from error
     out = table.parent
     return {
         mask: rows
@@ -75,4 +90,5 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(columns)
     writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+    # The names of files may have bytes that are no text.
+    write_atomically(path, text.getvalue().encode(errors='surrogateescape'))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
+from PIL import Image
 
 from crack_plugin.datasets.photographs import ImageError
 from crack_plugin.errors import CrackPluginError
@@ -68,6 +69,18 @@ def test_array_is_bgr_as_opencv_reads_it(predictor: Predictor, paths: list[Path]
 def test_other_arrays_are_refused(predictor: Predictor, array: np.ndarray) -> None:
     with pytest.raises(PredictionError, match=r'shape \(H, W, 3\), uint8, in BGR order; this one is .* of shape'):
         predictor(array)
+
+
+@pytest.mark.parametrize('image', [Image.new('RGB', (4, 3)), torch.zeros(3, 4, 4), ['a.jpg'], b'a.jpg', None])
+def test_what_is_no_image_is_named(predictor: Predictor, image: Any) -> None:
+    with pytest.raises(PredictionError, match=rf'this one is a {type(image).__name__}\.'):
+        predictor(image)
+
+
+def test_device_that_is_not_there(trained: dict[str, Path]) -> None:
+    for device in ('gpu', 'cuda:77'):
+        with pytest.raises(PredictionError, match=rf"device '{device}' cannot be used here: .*'cpu' is always there"):
+            Predictor(trained['config'], device=device)
 
 
 def test_probabilities_are_computed_when_asked_for(predictor: Predictor, paths: list[Path]) -> None:

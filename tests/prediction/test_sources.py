@@ -102,3 +102,22 @@ def test_damaged_video(tmp_path: Path) -> None:
     (tmp_path / 'drone.avi').write_bytes(b'RIFF')
     with pytest.raises(VideoError, match=r'drone\.avi: decoding ended after 0'):
         list(Source(tmp_path / 'drone.avi', 'drone').images())
+
+
+def test_masks_and_overlays_of_an_earlier_run_are_no_photographs(site: Path) -> None:
+    for out in (site, site / 'out'):
+        for name in ('masks/a.png', 'overlays/pier 2/c.jpg'):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).touch()
+        for pattern in (site, site / '**/*.*'):
+            found = {source.name for source in find_sources([str(pattern)], out)[0]}
+            assert {name for name in found if name.startswith(('masks', 'overlays', 'out'))} == (
+                set() if out == site else {'masks/a', 'overlays/pier 2/c'}
+            )
+    assert names_of(site / 'masks/a.png') == ['a']
+
+
+def test_link_that_leads_nowhere_is_a_source_that_cannot_be_read(site: Path) -> None:
+    (site / 'link.jpg').symlink_to('nowhere')
+    assert names_of(site) == ['a', 'b', 'link', 'pier 2/c']
+    assert names_of(site / 'link.jpg') == names_of(site / 'l*.jpg') == ['link']

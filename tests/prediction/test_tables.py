@@ -9,7 +9,8 @@ import pytest
 from crack_plugin.evaluation.geometry import CrackGeometry
 from crack_plugin.prediction.measurements import Measurement, measure_all, summaries
 from crack_plugin.prediction.output import write_image
-from crack_plugin.prediction.tables import COLUMNS, TABLE, Row, read_table, write_table
+from crack_plugin.prediction.sources import overlay_of
+from crack_plugin.prediction.tables import COLUMNS, TABLE, Row, TableError, read_table, write_table
 
 ROWS = [
     Row('site/a, b.jpg', 'masks/a, b.png', 64, 48, 'crack', 120, 0.0390625, 0.75),
@@ -69,3 +70,26 @@ def test_measurements_of_written_masks(out: Path) -> None:
 def test_direction_that_rounds_to_180_degrees_is_0() -> None:
     cracks = CrackGeometry(1.0, 1.0, 1.0, 179.999, 1.0, 0.1)
     assert Measurement(ROWS[0], 'px', cracks).cells()[7] == 0
+
+
+def test_names_with_line_separators_and_bytes_that_are_no_text(out: Path) -> None:
+    rows = [
+        Row(f'{name}.jpg', f'masks/{name}.png', 4, 3, 'crack', 1, 0.5, 0.5)
+        for name in ('a\nb', 'c\u2028d', 'e\x85f', 'g\udcff', 'h"i,j')
+    ]
+    for row in rows:
+        for name in (row.mask, overlay_of(row.mask)):
+            (out / name).parent.mkdir(exist_ok=True)
+            (out / name).touch()
+    write_table(out / TABLE, rows)
+    assert [row for group in read_table(out / TABLE, 1).values() for row in group] == rows
+
+
+@pytest.mark.parametrize(
+    ('old', 'new'), [(b',', b';'), (b'image,', b'\xef\xbb\xbfimage,'), (b'width', b'breadth'), (b',40,', b',40 px,')]
+)
+def test_table_that_something_else_has_saved_is_named(out: Path, old: bytes, new: bytes) -> None:
+    write_table(out / TABLE, [Row('a.jpg', 'masks/a.png', 40, 30, 'crack', 1, 0.5, 0.5)])
+    (out / TABLE).write_bytes((out / TABLE).read_bytes().replace(old, new))
+    with pytest.raises(TableError, match=r'predictions\.csv, line [12], is not as it was written.*--overwrite'):
+        read_table(out / TABLE, 1)

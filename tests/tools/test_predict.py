@@ -170,6 +170,25 @@ def test_other_settings_do_not_mix(predict, images: Path, capsys: pytest.Capture
     predict(images, options=('--threshold', '0.3', '--overwrite'))
 
 
+def test_settings_or_out_that_are_not_as_written(predict, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = predict(images)
+    before = files_of(out)
+    for content in ('{', '[1]', ''):
+        (out / 'predict.json').write_text(content)
+        assert 'predict.json is not as it was written' in refusal(lambda: predict(images), capsys)
+    (out.parent / 'file').touch()
+    assert 'file is no folder. Take another --out' in refusal(lambda: predict(images, out='file'), capsys)
+    assert {**files_of(out), 'predict.json': before['predict.json']} == before
+
+
+def test_file_name_that_is_no_text(predict, images: Path) -> None:
+    shutil.copy(next(images.glob('a.*')), images / 'g\udcff.jpg')
+    out = predict(images)
+    table = (out / 'predictions.csv').read_bytes()
+    assert b'masks/g\xff.png' in table
+    assert (predict(images) / 'predictions.csv').read_bytes() == table
+
+
 def test_foreign_masks_are_not_overwritten(predict, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     truth = images.parent / 'data' / 'masks' / 'a.png'
     truth.parent.mkdir(parents=True)
