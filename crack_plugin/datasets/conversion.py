@@ -144,7 +144,8 @@ def _spellings(name: str) -> Iterator[str]:
         pass
     else:
         # Label Studio serves local files as /data/local-files/?d=folder/name.jpg
-        plain += [*parse_qs(url.query).get('d', []), url.path]
+        local = [value.replace('\\', '/') for value in parse_qs(url.query).get('d', [])]
+        plain += [*local, url.path]
     for spelling in [*plain, *map(unquote, plain)]:
         # macOS writes letters with accents as two characters.
         yield from dict.fromkeys([spelling, *(unicodedata.normalize(form, spelling) for form in ('NFC', 'NFD'))])
