@@ -265,6 +265,9 @@ def check_names(names: Sequence[str], out: Path, faults: Tally) -> None:
             listed(names) or 'none',
             f'1 to {MAX_CLASSES} are possible: correct the export, or name the classes.',
         )
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        faults.add('classes that are named twice', ', '.join(twice), 'Name each class once.')
     earlier = earlier_names(out)
     if earlier is not None and earlier != list(names):
         faults.add(
