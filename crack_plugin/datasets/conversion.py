@@ -144,7 +144,8 @@ def _spellings(name: str) -> Iterator[str]:
         pass
     else:
         # Label Studio serves local files as /data/local-files/?d=folder/name.jpg
-        plain += [*parse_qs(url.query).get('d', []), url.path]
+        local = [value.replace('\\', '/') for value in parse_qs(url.query).get('d', [])]
+        plain += [*local, url.path]
     for spelling in [*plain, *map(unquote, plain)]:
         # macOS writes letters with accents as two characters.
         yield from dict.fromkeys([spelling, *(unicodedata.normalize(form, spelling) for form in ('NFC', 'NFD'))])
@@ -264,6 +265,9 @@ def check_names(names: Sequence[str], out: Path, faults: Tally) -> None:
             listed(names) or 'none',
             f'1 to {MAX_CLASSES} are possible: correct the export, or name the classes.',
         )
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        faults.add('classes that are named twice', ', '.join(twice), 'Name each class once.')
     earlier = earlier_names(out)
     if earlier is not None and earlier != list(names):
         faults.add(

@@ -28,9 +28,12 @@ _LABELS: dict[str, tuple[str, tuple[str, ...]]] = {'polygons': ('labels', ('.txt
 # Seconds before a progress bar appears: a local disk lists 100,000 files faster.
 _PROGRESS_DELAY = 2
 
-# How masks beside their photographs are called: a_mask.png, mask_a.png, a.jpg_label_2.png.
-_MASK_WORD = r'(?:masks?|labels?|gt|ground_?truth|seg|segmentations?|annotations?)'
-_MASK_NAME = re.compile(rf'(?P<image>.+)[-_. ]{_MASK_WORD}[-_. ]?\d*|{_MASK_WORD}[-_. ](?P<other>.+)', re.IGNORECASE)
+# What the names of masks have beside the image's own: a_mask.png, mask_a.png, a_crack_mask_2.png, a.jpg_labelIds.png.
+_MASK_WORD = re.compile(
+    r'(?<![^\W\d_])(?:masks?|lab|label(?:s|l?ed|ids)?|gt(?:fine)?|ground_?truth|seg|segment(?:ed|ation)s?'
+    r'|annotat(?:ed|ions?)|binary)(?![^\W\d_])',
+    re.IGNORECASE,
+)
 # Formats of annotations that are not read, beside images.
 _LABEL_SUFFIXES = frozenset({'.csv', '.json', '.jsonl', '.mat', '.ndjson', '.npy', '.txt', '.xml'})
 
@@ -241,16 +244,23 @@ def _check_other_labels(folders: Mapping[Path, _Folder], label_folders: Mapping[
         unlabelled[Path(folder_path)].add(name)
     masks: list[Path] = []
     others: list[Path] = []
+    photographs = {
+        stem_of(name) for path, folder in folders.items() if not _MASK_WORD.search(path.name) for name in folder.images
+    }
     for path, folder in folders.items():
         by_stem: dict[str, list[str]] = defaultdict(list)
         for name in sorted(folder.images, key=lambda name: (suffix_of(name) not in JPEG_SUFFIXES, name)):
             by_stem[stem_of(name)].append(name)
         like_masks = {name for name in unlabelled[path] if _is_mask_of_another(name, by_stem, folder.images)}
+        if _MASK_WORD.search(path.name):
+            like_masks |= {name for name in unlabelled[path] if stem_of(name) in photographs}
         if label_folders[path] == path:
             like_masks.update(name for names in by_stem.values() for name in names[1:])
             with_label = _stems_with_label(folder)
             for name in folder.files - folder.images:
-                is_missed = not with_label or stem_of(name) in by_stem.keys() - with_label
+                image = stem_of(name)  # or the image's name with its suffix: a.jpg.json
+                image = stem_of(image) if image in folder.images else image
+                is_missed = not with_label or image in by_stem.keys() - with_label
                 if suffix_of(name) in _LABEL_SUFFIXES and is_missed:
                     others.append(path / name)
         masks += [path / name for name in like_masks & folder.selected]
@@ -278,9 +288,13 @@ def _stems_with_label(folder: _Folder) -> set[str]:
 
 def _is_mask_of_another(name: str, stems: Container[str], images: set[str]) -> bool:
     """Whether an image is named as the mask of another one is."""
-    match = _MASK_NAME.fullmatch(stem_of(name))
-    other = match and (match['image'] or match['other'])
-    return bool(other) and (other in stems or other in images)
+    stem = stem_of(name)
+    for separator in re.finditer('[-_. ]', stem):
+        ends = stem[: separator.start()], stem[separator.end() :]
+        for other, rest in (ends, ends[::-1]):
+            if _MASK_WORD.search(rest) and (other in stems or other in images):
+                return True
+    return False
 
 
 def _separate_masks_beside(

@@ -221,6 +221,12 @@ def test_labels_beside_images_in_a_folder_of_that_name(tmp_path, log):
         ['a_label_2.tif', 'a.txt'],
         ['mask_a.png', 'a.txt'],
         ['a.jpg_segmentation.png', 'a.txt'],
+        ['a_crack_mask.png', 'a.txt'],
+        ['a_gtFine_labelIds.png', 'a.txt'],
+        ['seg_mask_a.png', 'a.txt'],
+        ['masks/a.png', 'a.txt'],
+        ['b.jpg', 'b.txt', 'a.jpg.json'],
+        ['b.jpg', 'b.txt', 'a.jpg.txt'],
         ['a.png'],
         ['a.png', 'a.txt'],
         ['a.json'],
@@ -250,7 +256,7 @@ def test_masks_among_the_images_are_an_error(tmp_path):
     [
         ['a.txt', 'a.json', 'a.xml', 'classes.txt', 'instances.json'],
         ['a.txt', 'b.jpg', 'c.gif', 'Thumbs.db'],
-        ['a.txt', 'wall_mask.png', 'a_2.png', 'mask.jpg', 'anagram.jpg'],
+        ['a.txt', 'wall_mask.png', 'a_2.png', 'a_slab.png', 'a_segovia.png', 'mask.jpg', 'anagram.jpg'],
         ['a.txt', 'a_mask.png', 'a_mask.txt'],  # a picture of a mask, labelled as such
         ['b.jpg'],
     ],
