@@ -110,7 +110,7 @@ def test_skip_leaves_the_step_out(tiny_config: Path, spoil: Callable[..., None],
 
 @pytest.mark.parametrize(
     'clip',
-    [None, pytest.param({'type': 'value', 'clip_value': 1.0}, marks=pytest.mark.slow)],
+    [None, pytest.param({'_delete_': True, 'type': 'value', 'clip_value': 1.0}, marks=pytest.mark.slow)],
     ids=['without clipping', 'by value'],
 )
 def test_infinite_gradient_is_found_however_it_is_clipped(
