@@ -20,6 +20,11 @@ _FULL_RAM = re.compile(
     r'|\bCU\w+HOST_ALLOC(?:ATION)?_FAILED|.*Insufficient memory.*|\[Errno 12\] .*'
     r'|.*Unable to allocate .* for an array.*)'
 )
+# torch's tensors on their way from a data worker.
+_FULL_SHARED_MEMORY = re.compile(
+    r'(?P<reason>unable to (?:mmap|write|resize|allocate shared memory).* file </torch_.*)', re.IGNORECASE
+)
+_SHARED_MEMORY_ADVICE = 'Shared memory is full (/dev/shm; in Docker: --shm-size=8g, or --ipc=host).'
 # Said of a full GPU, but of other faults too.
 _PERHAPS_FULL_GPU = re.compile(
     r'CU(?:DNN|BLAS)_STATUS_(?:INTERNAL_ERROR|NOT_INITIALIZED)|unable to find (?:an engine|a valid cuDNN algorithm)',
@@ -53,7 +58,7 @@ def advice(error: Exception) -> str | None:
     if worker:
         # torch itself points at shared memory after a bus error
         reason = (
-            'Shared memory is full (/dev/shm; in Docker: --shm-size=8g, or --ipc=host).'
+            _SHARED_MEMORY_ADVICE
             if worker['signal'] == 'Bus error'
             else 'The usual reason is memory: the kernel ends the process that takes most (see `dmesg`).'
         )
@@ -61,6 +66,13 @@ def advice(error: Exception) -> str | None:
             f'data worker {worker["pid"]} died ({worker["signal"] or "signal unknown"}). {reason} Fewer workers need '
             'less: --cfg-options train_dataloader.num_workers=1 val_dataloader.num_workers=1. What was saved is '
             'complete; a training goes on from it with --resume.'
+        )
+    shared = _FULL_SHARED_MEMORY.search(text)
+    if shared:
+        return (
+            f'{shared["reason"].strip()}: {_SHARED_MEMORY_ADVICE} Fewer workers need less: --cfg-options '
+            'train_dataloader.num_workers=1 val_dataloader.num_workers=1. What was saved is complete; a training goes '
+            'on from it with --resume.'
         )
     if isinstance(error, OSError) and error.errno in _DISK_FAULTS:
         file = f' ({error.filename})' if error.filename else ''

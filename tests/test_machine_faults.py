@@ -100,6 +100,20 @@ def test_disk_that_takes_no_more(number, parser, capsys):
     assert 'a file could not be written: a reason (scalars.json). Make room' in text and '--resume' in text
 
 
+@pytest.mark.parametrize('in_worker', [False, True])
+@pytest.mark.parametrize(
+    'message',
+    [
+        'unable to write to file </torch_41_7_0>: No space left on device (28)',
+        'unable to mmap 9 bytes from file </torch_41_7_0>: Cannot allocate memory (12)',
+        'unable to allocate shared memory(shm) for file </torch_41_7>: Resource temporarily unavailable (11)',
+    ],
+)
+def test_full_shared_memory(message, in_worker, parser, capsys):
+    text = shown(parser, capsys, RuntimeError(message), in_worker)
+    assert message in text and '--shm-size=8g' in text and 'num_workers=1' in text
+
+
 @pytest.mark.parametrize(('signal', 'advice'), [('Bus error', '--shm-size=8g'), ('Killed', 'dmesg')])
 def test_killed_data_worker(signal, advice, parser, capsys):
     text = shown(parser, capsys, RuntimeError(f'DataLoader worker (pid 41) is killed by signal: {signal}. '))

@@ -62,8 +62,7 @@ def inject(model: nn.Module, lora: Mapping[str, Any]) -> PeftModel:
         AdapterError: ``target_modules`` or another name in ``lora`` matches nothing, or an argument is unknown to
             PEFT or not supported here.
     """
-    source = f'lora={dict(lora)!r}'
-    lora_config.check_arguments(lora, source)
+    source = _check_lora(lora)
     lora_config.check_initialisation(lora, source)
     try:
         config = LoraConfig(**lora)
@@ -73,7 +72,7 @@ def inject(model: nn.Module, lora: Mapping[str, Any]) -> PeftModel:
         peft_model = get_peft_model(model, config)
     except AdapterError:
         raise
-    except (ImportError, KeyError, TypeError, ValueError) as error:
+    except lora_config.BAD_VALUE_ERRORS as error:
         raise AdapterError(f'{source} was refused by PEFT: {error}') from error
     _refuse_base_weights(peft_model, source)
     return peft_model
@@ -100,13 +99,18 @@ def inject_from(model: nn.Module, folder: str | Path, lora: Mapping[str, Any] | 
     check_base(made_for, base_hash, str(folder))
     config.inference_mode = False
     if lora is not None:
-        lora_config.check_arguments(lora, f'lora={dict(lora)!r}')
-        _use_dropout_of(LoraConfig(**lora), config, folder)
-    # Names that match nothing are harmless if every weight of the adapter fits, which is checked below.
-    unmatched = '; and '.join(lora_config.find_unmatched(model, config))
+        source = _check_lora(lora)
+        try:
+            wanted = LoraConfig(**lora)
+        except lora_config.BAD_VALUE_ERRORS as error:
+            raise AdapterError(f'{source} was refused by PEFT: {error}') from error
+        _use_dropout_of(wanted, config, folder)
+    unmatched = ''
     try:
+        # Names that match nothing are harmless if every weight of the adapter fits, which is checked below.
+        unmatched = '; and '.join(lora_config.find_unmatched(model, config))
         peft_model = get_peft_model(model, config)
-    except ValueError as error:
+    except lora_config.BAD_VALUE_ERRORS as error:
         raise AdapterError(f'adapter {folder} does not fit the base model: {unmatched or error}') from error
     _refuse_base_weights(peft_model, f'adapter {folder}')
     try:
@@ -129,7 +133,7 @@ def load_weights(model: PeftModel, weights: Mapping[str, Tensor], source: str) -
         source: Where they are from, for messages.
 
     Raises:
-        AdapterError: A weight is missing, unexpected, or of another shape.
+        AdapterError: A weight is missing, unexpected, of another shape, or not finite.
     """
     expected = _named_weights(model)
     missing, unexpected = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
@@ -144,6 +148,12 @@ def load_weights(model: PeftModel, weights: Mapping[str, Tensor], source: str) -
             raise AdapterError(
                 f'adapter {source}: {name} has shape {tuple(weights[name].shape)}, the model expects '
                 f'{tuple(parameter.shape)}. It was trained on another base or with another rank.'
+            )
+        # NaN would make every prediction empty.
+        if not weights[name].is_floating_point() or not weights[name].float().isfinite().all():
+            raise AdapterError(
+                f'adapter {source}: {name} holds values that are NaN, infinite or integers, which nothing can be '
+                'predicted with. It is damaged, or its training diverged: take another, or an earlier checkpoint.'
             )
     with torch.no_grad():
         for name, parameter in expected.items():
@@ -303,6 +313,15 @@ def check_base(made_for: str | None, base_hash: str, source: str) -> None:
             f'{source} was trained on other base weights (hash {made_for[:12]}, this base has {base_hash[:12]}): '
             'its adapters do not work here. Point `base` at the model it was trained on.'
         )
+
+
+def _check_lora(lora: Mapping[str, Any]) -> str:
+    """Check arguments of ``peft.LoraConfig``, and return what messages call them."""
+    if not isinstance(lora, Mapping):
+        raise AdapterError(f"lora={lora!r}: give a dict such as dict(r=8, target_modules=['q_proj']), or None.")
+    source = f'lora={dict(lora)!r}'
+    lora_config.check_arguments(lora, source)
+    return source
 
 
 def _refuse_base_weights(model: PeftModel, source: str) -> None:

@@ -57,7 +57,9 @@ def load_base(base: str | dict[str, Any], image_size: int | None = None) -> tupl
     if isinstance(base, dict):
         model, tokenizer = _random_model(base, image_size), clip_tokenizer()
     else:
-        folder = base_files.fetch(base)
+        if not isinstance(base, (str, Path)):
+            raise ConfigError(f'base={base!r}: give a hub id, a folder, or a dict of overrides of Sam3Config.')
+        folder = base_files.fetch(str(base))
         config = base_files.read_config(base, folder)
         semantic_path.set_image_size(config, image_size)
         tokenizer = load_tokenizer(base, folder)
@@ -91,7 +93,7 @@ def _random_model(overrides: dict[str, Any], image_size: int | None) -> Sam3:
 def _load_weights(base: str, folder: Path, config: Sam3Config) -> Sam3:
     try:
         loaded: Any = Sam3Model.from_pretrained(str(folder), config=config, output_loading_info=True)
-    except (OSError, SafetensorError) as error:
+    except (ImportError, OSError, SafetensorError) as error:
         raise BaseModelError(base_files.loading_failed(base, error)) from error
     except pickle.UnpicklingError as error:
         raise BaseModelError(

@@ -26,6 +26,8 @@ CONFIG_FILE = 'config.json'
 WEIGHTS_FILE = 'model.safetensors'
 _INDEX_FILE = f'{WEIGHTS_FILE}.index.json'
 TOKENIZER_FILES = ('tokenizer.json', 'vocab.json', 'merges.txt')
+_KINDS = ('F64', 'F32', 'F16', 'BF16')
+"""Types of weights, as safetensors names them."""
 _PICKLED = 'pytorch_model*.bin'
 _SMALL_FILES = (CONFIG_FILE, _INDEX_FILE, 'pytorch_model.bin.index.json', *TOKENIZER_FILES)
 _HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?')
@@ -118,7 +120,7 @@ def read_config(base: str, folder: Path) -> Sam3Config:
     try:
         # TypeError and the like: values that only a damaged or foreign file has.
         return Sam3Config.from_dict(detector)
-    except (AttributeError, KeyError, TypeError, ValueError, StrictDataclassError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
         raise BaseModelError(
             f'base={base!r} could not be read as a SAM 3: {path} does not describe one ({_first_line(error)}). '
             f'{_WHAT_TO_GIVE}'
@@ -134,16 +136,26 @@ def check_weights(base: str, folder: Path, config: Sam3Config) -> None:
     files = list(_weight_files(base, folder))
     if not files:
         return
-    with torch.device('meta'):
-        expected = {name: tuple(weight.shape) for name, weight in Sam3Model(config).state_dict().items()}
+    try:
+        # On the meta device nothing takes memory: these are errors of sizes and names that fit nothing.
+        with torch.device('meta'):
+            expected = {name: tuple(weight.shape) for name, weight in Sam3Model(config).state_dict().items()}
+    except (ImportError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise BaseModelError(
+            f'base={base!r} could not be read as a SAM 3: no model can be built from {folder / CONFIG_FILE} '
+            f'({type(error).__name__}: {_first_line(error)}). {_WHAT_TO_GIVE}'
+        ) from error
     prefix = f'{Sam3Model.base_model_prefix}.'
     found: dict[str, tuple[int, ...]] = {}
+    kinds: dict[str, str] = {}
     for path in files:
         refuse_pointer(path)
         try:
             with safe_open(str(path), framework='pt') as file:
                 names = list(file.keys())
-                found |= {name.removeprefix(prefix): tuple(file.get_slice(name).get_shape()) for name in names}
+                slices = {name.removeprefix(prefix): file.get_slice(name) for name in names}
+                found |= {name: tuple(each.get_shape()) for name, each in slices.items()}
+                kinds |= {name: each.get_dtype() for name, each in slices.items()}
         except SafetensorError as error:
             raise BaseModelError(
                 f'base={base!r} could not be read as a SAM 3: {path} is damaged or cut short ({error}). Copy or '
@@ -155,6 +167,14 @@ def check_weights(base: str, folder: Path, config: Sam3Config) -> None:
         raise BaseModelError(
             f'base={base!r} could not be read as a SAM 3: the weights in {files[0].parent} have other names ({first}), '
             f'so they are of another model, or in another format. {_WHAT_TO_GIVE}'
+        )
+    quantised = sorted(name for name in common if kinds[name] not in _KINDS)
+    if quantised:
+        # transformers would read the numbers without their scale.
+        raise BaseModelError(
+            f'base={base!r} could not be read as a SAM 3: {len(quantised)} weights are quantised, the first, '
+            f'{quantised[0]}, to {kinds[quantised[0]]}. Give the model with weights in fp32, bf16 or fp16; '
+            "model.dtype='bfloat16' saves memory."
         )
     differing = sorted(name for name in common if found[name] != expected[name])
     if differing:
@@ -247,7 +267,14 @@ def _weight_files(base: str, folder: Path) -> Iterator[Path]:
         yield folder / WEIGHTS_FILE
         return
     if (folder / _INDEX_FILE).is_file():
-        parts: Mapping[str, str] = read_json(folder / _INDEX_FILE).get('weight_map') or {}
+        content = read_json(folder / _INDEX_FILE)
+        parts: Any = content.get('weight_map') or {}
+        sound = isinstance(parts, Mapping) and all(isinstance(part, str) for part in parts.values())
+        if not sound or not isinstance(content.get('metadata'), Mapping):
+            raise BaseModelError(
+                f'{folder / _INDEX_FILE} is damaged: it needs the objects metadata and weight_map, the latter with a '
+                'file for each weight. Copy or download it again.'
+            )
         names = sorted(set(parts.values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing or not names:
@@ -296,6 +323,8 @@ def _missing_files(folder: Path) -> str:
     """Why a folder is not a model, by what it holds instead."""
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith('.'))
     missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if name not in names]
+    if not missing:
+        return f'{folder} has {CONFIG_FILE} and {WEIGHTS_FILE}, but one of them is no file.'
     text = f'{folder} has no {" and no ".join(missing)}'
     if 'adapter_config.json' in names:
         return f'{text}; it is an adapter, and goes to model.adapter or --adapter.'

@@ -47,6 +47,18 @@ _READS_FILES = ('cache_file', 'covariance_file')
 """Entries of initialisations' options that name files for PEFT to unpickle."""
 
 
+BAD_VALUE_ERRORS = (
+    AttributeError,
+    ImportError,
+    KeyError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    re.error,
+)
+"""What PEFT raises for values in a configuration that it does not know, or that are of another type than it expects."""
+
+
 class AdapterError(CrackPluginError, ValueError):
     """An adapter, or its configuration, does not fit; the message names its folder and says what to do."""
 
@@ -82,7 +94,10 @@ def check_arguments(arguments: Mapping[str, Any], source: str) -> None:
             f'{source} is refused: megatron_core={arguments["megatron_core"]!r} names a module for PEFT to import, '
             'which would run its code. Nothing of it was run. Remove it.'
         )
-    library = (arguments.get('auto_mapping') or {}).get('parent_library')
+    mapping = arguments.get('auto_mapping') or {}
+    if not isinstance(mapping, Mapping):
+        raise AdapterError(f'{source} is refused: auto_mapping={mapping!r} is not an object. Remove auto_mapping.')
+    library = mapping.get('parent_library')
     if library is not None and str(library).partition('.')[0] != 'transformers':
         raise AdapterError(
             f'{source} is refused: auto_mapping names the module {library!r} for PEFT to import, which would run its '
@@ -132,7 +147,7 @@ def read_config(folder: Path) -> LoraConfig:
     check_arguments(arguments, str(path))
     try:
         config = PeftConfig.from_pretrained(str(folder))
-    except (TypeError, ValueError, KeyError) as error:
+    except BAD_VALUE_ERRORS as error:
         raise AdapterError(f'{path} is not a PEFT configuration: {error}') from error
     assert isinstance(config, LoraConfig)
     if str(config.init_lora_weights).lower() in _NEEDS_DATA:

@@ -32,7 +32,7 @@ def check_gradient_scaling(dtype: torch.dtype | None, optim_wrapper: OptimWrappe
     and the model would train on rounding errors.
 
     Args:
-        dtype: Of the frozen weights; None for the checkpoint's.
+        dtype: Of the frozen weights; None for fp32.
         optim_wrapper: Trains the model.
 
     Raises:
@@ -46,8 +46,9 @@ def check_gradient_scaling(dtype: torch.dtype | None, optim_wrapper: OptimWrappe
     scales = scales or isinstance(optim_wrapper, ApexOptimWrapper)
     if dtype is torch.float16 and not scales:
         raise PrecisionError(
-            f"dtype='float16' trains on rounding noise under {type(optim_wrapper).__name__}, which does not scale "
-            'gradients. On a GPU: --cfg-options model.dtype=float16 optim_wrapper.type=AmpOptimWrapper '
+            "dtype='float16', the config's or the base's own, trains on rounding noise under "
+            f'{type(optim_wrapper).__name__}, which does not scale gradients. On a GPU: '
+            '--cfg-options model.dtype=float16 optim_wrapper.type=AmpOptimWrapper '
             'optim_wrapper.dtype=float16 optim_wrapper.loss_scale=dynamic; elsewhere, or on Ampere and newer: '
             '--cfg-options model.dtype=bfloat16, which needs no scaler.'
         )

@@ -194,9 +194,12 @@ class SAM3TextLoRA(EncoderDecoder):
         """See :func:`~crack_plugin.models.precision.check_gradient_scaling`.
 
         Raises:
-            PrecisionError: ``dtype`` is 'float16', and ``optim_wrapper`` scales no gradients.
+            PrecisionError: Weights are in float16, by ``dtype`` or as the base was saved, and ``optim_wrapper`` scales
+                no gradients.
         """
-        precision.check_gradient_scaling(self.dtype, optim_wrapper)
+        stored = {parameter.dtype for parameter in self.sam3.parameters()}
+        dtype = torch.float16 if torch.float16 in stored else self.dtype
+        precision.check_gradient_scaling(dtype, optim_wrapper)
 
     def test_step(self, data: dict) -> SampleList:
         """Predict a batch from the dataloader, whose images may differ in size; those of one size share a forward."""

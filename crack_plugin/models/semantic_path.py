@@ -50,6 +50,8 @@ def set_image_size(config: Any, image_size: int | None) -> None:
     """
     if image_size is None:
         return
+    if not isinstance(image_size, int):
+        raise ConfigError(f'image_size={image_size!r}: give a whole number of pixels, or None.')
     vit = config.vision_config.backbone_config
     window = vit.patch_size * vit.window_size
     if image_size < window or image_size % window:

@@ -122,13 +122,21 @@ def _read_vocabulary(base: str, folder: Path) -> dict[str, int] | None:
                 raise BaseModelError(_incomplete(base, folder, f'there is {present[0]} without {name}'))
         base_files.refuse_pointer(folder / 'merges.txt')
         vocabulary, added = base_files.read_json(folder / 'vocab.json'), []
-        lines = (folder / 'merges.txt').read_text('utf-8').splitlines()
+        try:
+            lines = (folder / 'merges.txt').read_text('utf-8').splitlines()
+        except UnicodeDecodeError as error:
+            raise BaseModelError(_incomplete(base, folder, f'merges.txt is no UTF-8 text ({error})')) from error
         merges = [line for line in lines if len(line.split()) == 2 and not line.startswith('#version')]
     if not isinstance(vocabulary, dict) or not vocabulary:
         raise BaseModelError(_incomplete(base, folder, f'{present[0]} has no vocabulary'))
     if not merges:
         raise BaseModelError(_incomplete(base, folder, f'{present[0]} has a vocabulary without merges'))
-    return {**vocabulary, **{token['content']: token['id'] for token in added}}
+    try:
+        return {**vocabulary, **{token['content']: token['id'] for token in added}}
+    except (KeyError, TypeError) as error:
+        raise BaseModelError(
+            _incomplete(base, folder, 'added_tokens in tokenizer.json are not objects with content and id')
+        ) from error
 
 
 def _incomplete(base: str, folder: Path, what: str) -> str:

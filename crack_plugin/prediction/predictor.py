@@ -175,7 +175,7 @@ class Predictor:
 
         Raises:
             ImageError: The file is refused, as in training and testing.
-            PredictionError: It is something else, or the array is of another shape or type.
+            PredictionError: It is something else, the array is of another shape or type, or the model gives NaN.
         """
         data = self._load(_checked(image))
         shown = np.asarray(data['img'], np.uint8)
@@ -183,6 +183,13 @@ class Predictor:
         batch = {'inputs': [data['inputs']], 'data_samples': [data['data_samples']]}
         with torch.no_grad(), autocast(enabled=self.fp16):
             sample = self.model.test_step(batch)[0]
+        # No threshold is below NaN: it would be "no crack". The sum needs no memory.
+        if sample.seg_logits.data.sum().isnan():
+            name = 'the image' if isinstance(image, np.ndarray) else image
+            raise PredictionError(
+                f'{name}: the model gives NaN. Its weights are damaged or have diverged, or half precision overflowed: '
+                "take another checkpoint or adapter, or model.dtype=None or 'bfloat16' instead of 'float16'."
+            )
         return Prediction(
             labels=sample.pred_sem_seg.data.squeeze(0).to(torch.uint8).cpu().numpy(),
             class_names=list(self.class_names),

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig
 from transformers.models.sam3.modeling_sam3 import Sam3Model
 
+from crack_plugin.errors import ConfigError
 from crack_plugin.models import SAM3TextLoRA, base
 from crack_plugin.models.base import BaseModelError, load_base
 
@@ -266,6 +267,64 @@ def test_config_of_another_model(folder: Path, change: Any, said: str, monkeypat
     build_nothing(monkeypatch)
     with pytest.raises(BaseModelError, match=said):
         load_base(str(folder))
+
+
+def no_heads(config: dict) -> None:
+    config['text_config']['num_attention_heads'] = 0
+
+
+def negative_size(config: dict) -> None:
+    config['text_config']['hidden_size'] = -16
+
+
+def unknown_activation(config: dict) -> None:
+    config['text_config']['hidden_act'] = 'none of them'
+
+
+@pytest.mark.parametrize('change', [no_heads, negative_size, unknown_activation])
+def test_config_that_no_model_can_be_built_from(folder: Path, change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rewrite(folder / 'config.json', change)
+    build_nothing(monkeypatch)
+    with pytest.raises(BaseModelError, match=r'could not be read as a SAM 3: .*config\.json'):
+        load_base(str(folder))
+
+
+@pytest.mark.parametrize('dtype', [torch.int8, torch.float8_e4m3fn])
+def test_quantised_weights(folder: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers reads them as they are, without their scale."""
+    path = folder / 'model.safetensors'
+    save_file({name: weight.to(dtype) for name, weight in load_file(path).items()}, path, metadata={'format': 'pt'})
+    build_nothing(monkeypatch)
+    with pytest.raises(BaseModelError, match='weights are quantised'):
+        load_base(str(folder))
+
+
+@pytest.mark.parametrize('content', [{'weight_map': ['a']}, {'weight_map': {'a': 1}}, {'weight_map': {'a': 'x'}}])
+def test_damaged_index(folder: Path, content: dict) -> None:
+    (folder / 'model.safetensors').rename(folder / 'x')
+    (folder / 'model.safetensors.index.json').write_text(json.dumps(content))
+    with pytest.raises(BaseModelError, match=r'index\.json is damaged'):
+        load_base(str(folder))
+
+
+@pytest.mark.parametrize('added', [['a'], {'a': 1}, [{'content': 'a'}]])
+def test_damaged_tokens(folder: Path, added: Any) -> None:
+    rewrite(folder / 'tokenizer.json', lambda content: content.update(added_tokens=added))
+    with pytest.raises(BaseModelError, match='added_tokens'):
+        load_base(str(folder))
+
+
+def test_merges_in_another_encoding(folder: Path) -> None:
+    (folder / 'tokenizer.json').rename(folder / 'vocab.json')
+    (folder / 'merges.txt').write_bytes(b'\xff\xfe\x80 a')
+    with pytest.raises(BaseModelError, match='no UTF-8 text'):
+        load_base(str(folder))
+
+
+def test_values_of_another_type(tiny_sam3: dict) -> None:
+    for arguments in ({'base': None}, {'base': ['a']}, {'base': tiny_sam3, 'image_size': '56'}):
+        with pytest.raises(ConfigError, match='give a '):
+            SAM3TextLoRA(**arguments)
 
 
 def test_clip_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

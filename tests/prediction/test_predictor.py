@@ -83,6 +83,14 @@ def test_device_that_is_not_there(trained: dict[str, Path]) -> None:
             Predictor(trained['config'], device=device)
 
 
+def test_nan_is_no_prediction(trained: dict[str, Path], paths: list[Path]) -> None:
+    predictor = Predictor(trained['config'], adapter=trained['adapter'], device='cpu')
+    with torch.no_grad():
+        next(predictor.model.sam3.mask_decoder.parameters()).fill_(float('nan'))
+    with pytest.raises(PredictionError, match=f'{paths[0]}: the model gives NaN'):
+        predictor(paths[0])
+
+
 def test_probabilities_are_computed_when_asked_for(predictor: Predictor, paths: list[Path]) -> None:
     """The logits of a large photograph are all that is held."""
     prediction = predictor(paths[0])
