@@ -21,12 +21,12 @@ install: $(STAMP) ## Create .venv and install the package with the tested versio
 $(STAMP): setup.py pyproject.toml constraints.txt
 	@set -e; \
 	if ! $(PY) -c 'import pip' >/dev/null 2>&1; then \
-		for candidate in $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python); do \
-			if $$candidate -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		for candidate in $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3 python); do \
+			if $$candidate -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info)' \
 					>/dev/null 2>&1; then python=$$candidate; break; fi; \
 		done; \
 		if [ -z "$${python:-}" ]; then \
-			echo 'make install: no Python 3.11, 3.12 or 3.13 with the venv module found' \
+			echo 'make install: no Python 3.11 or later with the venv module found' \
 				'(on Debian and Ubuntu: apt install python3-venv). Name one: make install PYTHON=/path/to/python3.11' >&2; \
 			exit 1; \
 		fi; \

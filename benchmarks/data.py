@@ -9,7 +9,6 @@ device, and is timed apart. All on one thread, pictures and masks in the page ca
 
 import argparse
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from crack_plugin.datasets import LoadYOLOPolygons, YOLOCrackDataset
 from crack_plugin.datasets.synthetic import write_dataset
+from crack_plugin.peak_memory import peak_memory
 
 SIDE = 1008
 PIPELINE = [LoadImageFromFile(), LoadYOLOPolygons(), {'type': 'mmseg.PackSegInputs'}]
@@ -116,8 +116,7 @@ def measure_start(folder: Path, count: int) -> None:
         for index in range(end - count // 4, end):
             dataset[index]
         print(f'  after {end:,} images loaded: {resident_mb():.0f} MiB')
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(f'  peak: {peak:.0f} MiB')
+    print(f'  peak: {peak_memory("cpu"):.0f} MiB')
 
 
 def resident_mb() -> float:

@@ -15,14 +15,12 @@ prediction, alternating in one process; without reading and writing files.
 import argparse
 import json
 import resource
-import runpy
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -66,13 +64,15 @@ def measure(config: Path, image: Path, crop: int, stride: int) -> dict[str, floa
         Seconds, those of a photograph of four windows (median of five before and five after) and of decoding alone, and
         bytes of peak memory before and after.
     """
-    sys.path.insert(0, str(ROOT / 'tools'))
-    tool: dict[str, Any] = runpy.run_path(str(ROOT / 'tools' / 'predict.py'))
     from mmengine.config import Config
+
+    from crack_plugin.prediction import Predictor
+    from crack_plugin.prediction.output import predict_all
+    from crack_plugin.prediction.sources import find_sources
 
     cfg = Config.fromfile(config)
     cfg.model.test_cfg = {'mode': 'slide', 'crop_size': (crop, crop), 'stride': (stride, stride)}
-    predictor = tool['Predictor'](cfg, None, 'cpu')
+    predictor = Predictor(cfg, device='cpu')
     with tempfile.TemporaryDirectory() as folder:
         small, out = Path(folder, 'small.jpg'), Path(folder, 'out')
         # Two by two windows
@@ -80,7 +80,7 @@ def measure(config: Path, image: Path, crop: int, stride: int) -> dict[str, floa
 
         def predict(path: Path) -> float:
             start = time.process_time()
-            failures = tool['predict_all'](tool['find_sources']([str(path)]), predictor, out / path.stem, {})
+            failures = predict_all(find_sources([str(path)])[0], predictor, out / path.stem, {})
             assert not failures, failures
             return time.process_time() - start
 

@@ -18,7 +18,7 @@ from steps import PICTURE, PROMPT_TOKENS, PlainDice, our_config, prompt_tokens, 
 from torch import Tensor
 
 import crack_plugin  # noqa: F401 - before any mmseg: makes it importable with mmcv-lite
-from crack_plugin.models import SAM3TextLoRA, sam3_semantic
+from crack_plugin.models import SAM3TextLoRA, semantic_path
 from crack_plugin.models.adapters import has_adapter
 
 TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -46,7 +46,7 @@ def our_model(config_name: str, image_size: int, **arguments: Any) -> SAM3TextLo
         # What the model does by itself where tensors have values.
         width, dtype = text[1].out_features, text[1].weight.dtype
         model.prompt_features = torch.empty(len(model.prompts), PROMPT_TOKENS, width, dtype=dtype)
-        sam3_semantic.drop_modules(model.model, ['text_encoder', 'text_projection'])
+        semantic_path.drop_modules(model.model, semantic_path.TEXT_MODULES)
     return model
 
 

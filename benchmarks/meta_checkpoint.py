@@ -32,7 +32,7 @@ from transformers.models.sam3.modeling_sam3 import Sam3GeometryEncoder, Sam3Mode
 
 import crack_plugin  # noqa: F401 - before any mmseg: makes it importable with mmcv-lite
 from crack_plugin.models import meta_checkpoint
-from crack_plugin.models.sam3_semantic import clip_tokenizer, tokenize
+from crack_plugin.models.tokenizer import clip_tokenizer, tokenize
 
 # Meta's name of an output, and Hugging Face's.
 OUTPUTS = {

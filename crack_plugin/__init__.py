@@ -7,6 +7,7 @@ import os
 
 from crack_plugin import compat
 
+compat.allow_python_314()
 compat.allow_mmcv_lite()
 compat.allow_mmengine_checkpoints()
 # mmseg imports albumentations wherever it is installed, and that asks PyPI for a newer version in every process.

@@ -1,21 +1,33 @@
-"""Checkpoint files are read as data: nothing in them runs, and what is wrong with one is said in plain words.
+"""Checkpoint files are read as data: nothing in them runs, and an error says in plain words what is wrong with one.
 
 MMEngine reads every checkpoint (``load_from``, ``resume``, ``init_model``, the tools) through the loaders registered
-in its ``CheckpointLoader``; :func:`register_loaders` puts ours in their place.
+in its ``CheckpointLoader``; :func:`register_loaders` registers ours in their place.
 """
 
 import errno
+import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from mmengine.runner import checkpoint as mmengine_checkpoint
+from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import (
+    load_from_ceph,
+    load_from_http,
+    load_from_mmcls,
+    load_from_openmmlab,
+    load_from_pavi,
+    load_from_torchvision,
+)
+
+from crack_plugin.errors import CrackPluginError
 
 # As torch words it where a file asks for more than tensors and plain data, and where a file is not whole.
 _CODE = re.compile(r'(?:Unsupported global: |unsupported )GLOBAL (?P<name>[\w.]+)|TorchScript archives', re.IGNORECASE)
@@ -24,18 +36,29 @@ _OTHER_CHECKPOINTS = (
     'Use a checkpoint that this package wrote. If you trust who made the file, take its weights out: '
     "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW_FILE)"
 )
+# torch's own switches for how ``torch.load`` reads; both at once are an error.
+FORCE_SAFE, FORCE_UNSAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
+REMOTE: dict[Callable[..., Any], tuple[str, ...]] = {
+    load_from_http: ('http://', 'https://'),
+    load_from_torchvision: ('modelzoo://', 'torchvision://'),
+    load_from_openmmlab: ('open-mmlab://', 'openmmlab://'),
+    load_from_mmcls: ('mmcls://',),
+    load_from_pavi: ('pavi://',),
+    load_from_ceph: (r'(\S+\:)?s3://', r'(\S+\:)?petrel://'),
+}
+"""MMEngine's loaders of other places, and the prefixes that they are registered for."""
 _NUMBERED = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(CrackPluginError, RuntimeError):
     """A checkpoint cannot be used; the message names the file and says what to do."""
 
 
 def register_loaders() -> None:
     """Make MMEngine read checkpoints through this module."""
-    mmengine_checkpoint.CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
-    # What the loaders of the model zoos download with; torch's default there is to run what the file says.
-    mmengine_checkpoint.load_url = _load_url
+    CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
+    for loader, prefixes in REMOTE.items():
+        CheckpointLoader.register_scheme(prefixes=prefixes, loader=_as_data(loader), force=True)
 
 
 def load_from_local(filename: str, map_location: Any = None) -> Any:
@@ -66,9 +89,32 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
     )
 
 
-def _load_url(url: str, *args: Any, **kwargs: Any) -> Any:
-    load = partial(torch.hub.load_state_dict_from_url, url, *args, **{**kwargs, 'weights_only': True})
-    return read_as_data(load, url, lambda: 'Delete it from the cache of torch.hub, and try again.')
+def _as_data(loader: Callable[..., Any]) -> Callable[..., Any]:
+    """One of MMEngine's loaders, which download with torch.hub; the default there is to run what the file says."""
+
+    @wraps(loader)
+    def load(filename: str, map_location: Any = None, **kwargs: Any) -> Any:
+        with _weights_only():
+            return read_as_data(
+                partial(loader, filename, map_location=map_location, **kwargs),
+                filename,
+                lambda: 'Delete it from the cache of torch.hub, and try again.',
+            )
+
+    return load
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Make ``torch.load`` read tensors and plain data only, whatever its caller asks for."""
+    names = (FORCE_SAFE, FORCE_UNSAFE)
+    former = {name: os.environ.pop(name) for name in names if name in os.environ}
+    os.environ[FORCE_SAFE] = '1'
+    try:
+        yield
+    finally:
+        del os.environ[FORCE_SAFE]
+        os.environ.update(former)
 
 
 def read_as_data(
@@ -123,3 +169,25 @@ def newest_first(folder: Path) -> list[Path]:
     """Resumable checkpoints in a folder, the furthest trained first."""
     found = [(int(match[1]), path) for path in folder.glob('*.pth') if (match := _NUMBERED.fullmatch(path.name))]
     return [path for _, path in sorted(found, reverse=True)]
+
+
+def find_last(folder: Path) -> Path | None:
+    """The last checkpoint of a training: the one that MMEngine's ``last_checkpoint`` names, or the furthest trained.
+
+    Args:
+        folder: Work directory. It may have been moved since: only the file's name in ``last_checkpoint`` counts.
+
+    Returns:
+        None if there is none.
+    """
+    record = folder / 'last_checkpoint'
+    if record.is_file():
+        path = folder / Path(record.read_text(encoding='utf-8').strip()).name
+        if path.is_file():
+            return path
+    return next(iter(newest_first(folder)), None)
+
+
+def find_best(folder: Path) -> Path | None:
+    """The checkpoint that was selected on the validation images, the last written of several; None if there is none."""
+    return max(folder.glob('best_*.pth'), key=lambda path: path.stat().st_mtime_ns, default=None)

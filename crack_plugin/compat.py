@@ -1,11 +1,13 @@
-"""Closes the two gaps between mmsegmentation 1.2.2, mmengine 0.10.7 and current torch, and nothing else.
+"""Closes the gaps between mmsegmentation 1.2.2, mmengine 0.10.7 and current torch and Python, and nothing else.
 
-Both functions do nothing where the gap does not exist: with full mmcv, or an mmengine that torch can load from.
+Each function does nothing where its gap does not exist: with full mmcv, an mmengine that torch can load from, or a
+Python before 3.14.
 """
 
 import importlib
 import importlib.util
 import pickle
+import pkgutil
 import sys
 from types import ModuleType
 from typing import Any, NoReturn
@@ -14,7 +16,13 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
+from crack_plugin.errors import CrackPluginError, MissingPackageError
+
 MMCV_EXTENSION = 'mmcv._ext'
+
+
+class MissingOperatorError(CrackPluginError, RuntimeError):
+    """A model uses an operator that only full mmcv has."""
 
 
 class _MissingOps(ModuleType):
@@ -25,7 +33,7 @@ class _MissingOps(ModuleType):
             raise AttributeError(name)
 
         def missing_op(*args: Any, **kwargs: Any) -> NoReturn:
-            raise RuntimeError(
+            raise MissingOperatorError(
                 f'mmcv operator {name!r} is compiled code that mmcv-lite does not carry. A model that uses it needs '
                 'full mmcv: pip uninstall mmcv-lite; pip install --no-build-isolation mmcv==2.1.0'
             )
@@ -40,10 +48,10 @@ def allow_mmcv_lite() -> None:
     after, because ``mmengine.utils.dl_utils.mmcv_full_available`` takes its presence for full mmcv.
 
     Raises:
-        ImportError: Neither mmcv nor mmcv-lite is installed.
+        MissingPackageError: Neither mmcv nor mmcv-lite is installed.
     """
     if importlib.util.find_spec('mmcv') is None:
-        raise ImportError(
+        raise MissingPackageError(
             'crack_plugin needs mmcv. Install it with `pip install mmcv-lite==2.1.0` (no compiler needed), or keep '
             'the full mmcv 2.1 of your OpenMMLab environment.'
         )
@@ -54,6 +62,22 @@ def allow_mmcv_lite() -> None:
         importlib.import_module('mmcv.ops')
     finally:
         del sys.modules[MMCV_EXTENSION]
+
+
+def allow_python_314() -> None:
+    """Give ``pkgutil`` back its ``find_loader``, which Python 3.14 removed.
+
+    ``mmcv_full_available`` of mmengine 0.10.7, which every optimizer wants, and ``check_ops_exist`` of mmcv 2.1.0 ask
+    it whether full mmcv is installed.
+    """
+    if not hasattr(pkgutil, 'find_loader'):
+        pkgutil.find_loader = _find_loader
+
+
+def _find_loader(fullname: str) -> Any:
+    """The loader of the module of this name; None if there is no such module."""
+    spec = importlib.util.find_spec(fullname)
+    return None if spec is None else spec.loader
 
 
 def _history_statistic(owner: object, name: str) -> Any:

@@ -1,28 +1,47 @@
-"""Files that are whole or not there, with the permissions that the umask gives: the standard library alone."""
+"""The one way to write a file: complete or not there, with the permissions that the umask gives."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+
+from crack_plugin.errors import CrackPluginError
 
 LEFTOVER = '.unfinished'
 """How the names of unfinished files and folders end; they start with a dot."""
 
 
+class SaveError(CrackPluginError, OSError):
+    """A file could not be written; the message names it and says what to do."""
+
+
 def write_atomically(path: str | Path, content: bytes | Callable[[Path], object], durable: bool = False) -> None:
     """Write a file under a temporary name in its folder and move it, so that nobody ever reads half of it.
 
-    What a killed process leaves behind starts with a dot and ends in ``.unfinished``.
+    Missing parent folders are made. What a killed process leaves behind starts with a dot and ends in ``.unfinished``.
 
     Args:
-        path: The file; its folder must be there.
+        path: The file.
         content: All of it, or what writes it, given the temporary path, where an empty file is.
-        durable: Wait until it is on the disk, where a power cut finds it whole, too.
+        durable: Wait until it is on the disk, where it also survives a power cut.
 
     Raises:
-        OSError: It could not be written; a former file of the name is as it was. So with what ``content`` raises.
+        SaveError: It could not be written; a former file of the name is as it was. The same holds for anything
+            else that ``content`` raises.
     """
     path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_and_move(path, content, durable)
+    except OSError as error:
+        raise SaveError(
+            f'{path} could not be written: {error.strerror or error}. What was saved before is complete. Make room, or '
+            'make sure that the folder can be written; a training goes on with --resume.'
+        ) from error
+
+
+def _write_and_move(path: Path, content: bytes | Callable[[Path], object], durable: bool) -> None:
     scratch = path.with_name(f'.{path.name[:50]}-{uuid.uuid4().hex}{LEFTOVER}')
     try:
         # The system applies the umask, and the folder's default ACL, to a file that is opened; tempfile's are 0600.
@@ -41,6 +60,15 @@ def write_atomically(path: str | Path, content: bytes | Callable[[Path], object]
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the unfinished files of killed processes, anywhere below ``folder``; nobody else may be writing there."""
+    for path in list(folder.rglob(f'.*{LEFTOVER}')):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def honour_umask(path: str | Path) -> None:

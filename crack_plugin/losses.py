@@ -10,6 +10,7 @@ the background's logit, a constant 0, would answer its own with 1/2 everywhere.
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -22,10 +23,12 @@ from mmseg.models.losses.kldiv_loss import KLDivLoss
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from crack_plugin.errors import CrackPluginError
+
 IGNORE_INDEX = 255
 
 
-class LossError(ValueError):
+class LossError(CrackPluginError, ValueError):
     """A loss cannot be used on (N, K + 1, H, W) logits; the message names it and says what to do."""
 
 
@@ -61,7 +64,8 @@ def build_losses(
         )
     if logged:
         print_log(
-            f'loss_decode: {logged} are logged, and not trained, for want of "loss" in the name', logger='current'
+            f'loss_decode: {logged} are logged, and not trained: no "loss" in the name',
+            logger='current',
         )
     return losses
 
@@ -87,7 +91,9 @@ def decode_losses(
         Scalars.
     """
     values: dict[str, Tensor] = {}
-    with torch.autocast(logits.device.type, enabled=False):
+    device = logits.device.type
+    # A model on the meta device, built to be counted, has no autocast.
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
         for loss in losses:
             # Not an inherited one: a subclass may have another formula in its forward.
             if not has_background and 'of_foreground' in vars(type(loss)):
@@ -152,7 +158,7 @@ def _check(loss: nn.Module, num_classes: int | None, ignore_index: int) -> None:
         return
     if isinstance(weights, str) or not hasattr(weights, '__len__') or len(weights) != num_classes:
         raise LossError(
-            f'loss_decode: {name} has class_weight={weights!r}; wanted is a list of {num_classes} numbers, for the '
+            f'loss_decode: {name} has class_weight={weights!r}; give a list of {num_classes} numbers, for the '
             'background and each class.'
         )
 
@@ -279,7 +285,7 @@ def _dice_fault(loss: Any, num_classes: int | None) -> str | None:
 
 def _focal_fault(loss: Any, num_classes: int | None) -> str | None:
     if isinstance(loss.alpha, list) and num_classes is not None and len(loss.alpha) != num_classes:
-        return f'has alpha={loss.alpha}; wanted is a number, or {num_classes}: for the background and each class.'
+        return f'has alpha={loss.alpha}; give a number, or {num_classes}: for the background and each class.'
     return None
 
 

@@ -1,12 +1,14 @@
 """A tiny random SAM 3, small enough to run a step in milliseconds, a few pictures, and a config that joins them."""
 
 import copy
+import gc
 import importlib.util
 import logging
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +22,7 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._utils import ExceptionWrapper
 
 import crack_plugin  # noqa: F401 - before any mmseg: makes it importable with mmcv-lite
 from crack_plugin.datasets.synthetic import write_dataset
@@ -96,6 +99,15 @@ def forget_visualizers() -> None:
     for visualizer in ContiguousSegVisualizer.__mro__:
         if '_instance_dict' in vars(visualizer):
             visualizer._instance_dict.clear()
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of garbage collections.
+
+    mmengine collects whenever a dataset is opened, and would look through half a million objects of torch and
+    transformers each time: 0.3 seconds.
+    """
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -227,6 +239,42 @@ work_dir = {str(tmp_path / 'work_dir')!r}
     return path
 
 
+@pytest.fixture(scope='session')
+def trained(crack_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A config, and the same weights as checkpoint and as adapter folder."""
+    folder = tmp_path_factory.mktemp('trained')
+    config = folder / 'tiny.py'
+    config.write_text(
+        f"""
+_base_ = {str(CONFIGS / 'sam3_lora_crack.py')!r}
+model = dict(base={{'_delete_': True, **{TINY_SAM3!r}}})
+data_root = {str(crack_folder)!r}
+"""
+    )
+    from mmseg.apis import init_model  # makes mmseg importable: crack_plugin, above
+
+    torch.manual_seed(0)
+    model = init_model(str(config), device='cpu')
+    for name, parameter in model.named_parameters():
+        if 'lora_B' in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    meta = {'dataset_meta': {'classes': ('background', 'crack'), 'palette': [[0, 0, 0], [255, 0, 0]]}}
+    torch.save({'meta': meta, 'state_dict': model.state_dict()}, folder / 'weights.pth')
+    model.save_adapter(folder / 'adapter')
+    return {'config': config, 'checkpoint': folder / 'weights.pth', 'adapter': folder / 'adapter'}
+
+
+@pytest.fixture
+def images(crack_folder: Path, tmp_path: Path) -> Path:
+    """A folder of three images, one in a subfolder."""
+    folder = tmp_path / 'site'
+    (folder / 'pier 2').mkdir(parents=True)
+    sources = sorted((crack_folder / 'valid' / 'images').iterdir())
+    for source, name in zip(sources, ('a', 'b', 'pier 2/c'), strict=True):
+        shutil.copy(source, folder / f'{name}{source.suffix}')
+    return folder
+
+
 def run_tool(*command: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a Python script of ours or of an installed package, with what it prints."""
     return subprocess.run(
@@ -245,3 +293,11 @@ def load_script(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def call_in_worker(function: Callable[[], object]) -> None:
+    """Call ``function`` as a DataLoader worker does, whose errors reach the main process as text."""
+    try:
+        function()
+    except Exception:  # noqa: BLE001 - as torch does
+        ExceptionWrapper(where='in DataLoader worker process 0').reraise()

@@ -1,5 +1,6 @@
 """The tools in processes of their own, forked from one that has imported everything: no start costs a test seconds."""
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -87,6 +88,7 @@ def _run(
     with log.open('w') as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    gc.freeze()  # as in conftest.py
     os.environ.update({'LOCAL_RANK': '0', 'HF_HUB_OFFLINE': '1', **environment})
     sys.path.insert(0, str(TOOLS))
     if prepare is not None:

@@ -5,6 +5,7 @@ import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -148,3 +149,25 @@ def test_missing_mmdet_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, 'crack_plugin.comparison.mask2former', raising=False)
     with pytest.raises(RuntimeError, match=r"pip install 'mmdet>=3.3,<3.4'"):
         Config.fromfile(CONFIGS / 'benchmark' / 'mask2former_r50.py')
+
+
+@pytest.mark.parametrize('module', ['crack_plugin.benchmark.mask2former', 'crack_plugin.comparison.mask2former'])
+def test_configs_saved_by_version_0_1_find_mask2former(
+    module: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without mmdet they are told what is missing; with it (an empty one here) they load."""
+    saved = tmp_path / 'saved.py'
+    saved.write_text(
+        f"custom_imports = dict(imports=['crack_plugin', '{module}'])\nmodel = dict(type='EncoderDecoder')\n"
+    )
+    for name in ('crack_plugin.benchmark.mask2former', 'crack_plugin.comparison.mask2former'):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    # What `from crack_plugin.comparison import mask2former` finds before it looks for a file.
+    monkeypatch.delattr('crack_plugin.comparison.mask2former', raising=False)
+    monkeypatch.setitem(sys.modules, 'mmdet', None)
+    with pytest.raises(RuntimeError, match=r"pip install 'mmdet>=3.3,<3.4'"):
+        Config.fromfile(saved)
+    monkeypatch.setitem(sys.modules, 'mmdet', ModuleType('mmdet'))
+    monkeypatch.setitem(sys.modules, 'mmdet.models', ModuleType('mmdet.models'))
+    assert Config.fromfile(saved).model.type == 'EncoderDecoder'
+    assert module in sys.modules

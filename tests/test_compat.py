@@ -1,8 +1,9 @@
-"""The two gaps of the stack: mmcv-lite without operators, and checkpoints that torch >= 2.6 refuses."""
+"""The gaps of the stack: mmcv-lite without operators, checkpoints that torch >= 2.6 refuses, Python 3.14."""
 
 import importlib.util
 import os
 import pickle
+import pkgutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import run_tool
+from mmcv.utils.ext_loader import check_ops_exist
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.utils.dl_utils import mmcv_full_available
 from mmseg.registry import METRICS, MODELS
@@ -37,7 +39,15 @@ def test_missing_operator_says_what_to_install() -> None:
         sigmoid_focal_loss(torch.zeros(1, 1), torch.zeros(1, dtype=torch.long), 2.0, 0.25, None, 'mean')
 
 
-def test_without_any_mmcv_the_error_names_it() -> None:
+def test_without_any_mmcv_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: None if name == 'mmcv' else find(name, *a))
+    with pytest.raises(ImportError, match=r'pip install mmcv-lite==2\.1\.0'):
+        compat.allow_mmcv_lite()
+
+
+@pytest.mark.slow
+def test_importing_without_any_mmcv_ends_with_that_error() -> None:
     """In a fresh process whose import system hides mmcv."""
     hide = (
         'import importlib.util as u; find = u.find_spec\n'
@@ -47,6 +57,19 @@ def test_without_any_mmcv_the_error_names_it() -> None:
     result = run_tool('-c', hide)
     assert result.returncode != 0
     assert 'pip install mmcv-lite==2.1.0' in result.stderr
+
+
+def test_full_mmcv_is_found_or_missed_without_find_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Python 3.14."""
+    there = mmcv_full_available()
+    monkeypatch.delattr(pkgutil, 'find_loader', raising=False)
+    with pytest.raises(AttributeError, match='find_loader'):
+        mmcv_full_available()
+    compat.allow_python_314()
+    assert mmcv_full_available() == check_ops_exist() == there
+    loader = pkgutil.find_loader('mmcv')
+    assert loader is not None and loader.is_package('mmcv')
+    assert pkgutil.find_loader('mmcv_that_is_nowhere') is None
 
 
 def test_mmengine_checkpoint_loads_with_weights_only(tmp_path: Path) -> None:
@@ -91,6 +114,9 @@ def test_malicious_checkpoint_is_refused(payload: Reduced, tmp_path: Path) -> No
 
 def test_nothing_is_done_twice() -> None:
     before = list(torch.serialization.get_safe_globals())
+    find_loader = pkgutil.find_loader
+    compat.allow_python_314()
+    assert pkgutil.find_loader is find_loader
     compat.allow_mmengine_checkpoints()
     compat.allow_mmcv_lite()
     assert torch.serialization.get_safe_globals() == before

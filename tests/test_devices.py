@@ -11,7 +11,7 @@ from mmengine.config import Config
 from crack_plugin.hooks.history import HistoryHook
 from crack_plugin.hooks.prefix_cache import _own_randomness
 from crack_plugin.hooks.reproducibility import seed
-from crack_plugin.report.validation import predict
+from crack_plugin.inference import predict
 
 
 @pytest.mark.parametrize(('device', 'waited_for'), [('cuda:1', [1]), ('cpu', [])])

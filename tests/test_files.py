@@ -11,11 +11,13 @@ from conftest import TOOLS, load_script
 from mmseg.registry import MODELS
 from safetensors.torch import load_file, save_file
 
+from crack_plugin import files
+from crack_plugin.datasets.mask_conversion import convert_masks
 from crack_plugin.datasets.synthetic import write_dataset
 from crack_plugin.files import honour_umask, write_atomically
-from crack_plugin.hooks import files
-from crack_plugin.hooks.atomic_checkpoint import WholeFileBackend
+from crack_plugin.hooks.atomic_checkpoint import AtomicFileBackend
 from crack_plugin.models.prefix_cache import PrefixCache
+from crack_plugin.prediction.output import write_image
 
 
 @pytest.fixture(params=[0o022, 0o002, 0o077], ids=oct)
@@ -50,9 +52,9 @@ def tiny_model(tiny_sam3: dict) -> torch.nn.Module:
 
 
 def test_hooks_and_checkpoints(folder: Path, umask: int) -> None:
-    files.write_whole(folder / 'new' / 'history.json', b'[]')
-    files.write_whole(folder / 'last_checkpoint', b'epoch_1.pth', durable=True)
-    WholeFileBackend().put(b'weights', folder / 'epoch_1.pth')
+    files.write_atomically(folder / 'new' / 'history.json', b'[]')
+    files.write_atomically(folder / 'last_checkpoint', b'epoch_1.pth', durable=True)
+    AtomicFileBackend().put(b'weights', folder / 'epoch_1.pth')
     assert_modes(folder, umask, 3)
 
 
@@ -84,10 +86,10 @@ def test_synthetic_dataset(folder: Path, umask: int) -> None:
 
 def test_tools(folder: Path, umask: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(TOOLS)
-    load_script(TOOLS / 'predict.py')._write(folder / 'masks' / 'a.png', b'png')
+    write_image(folder / 'masks' / 'a.png', np.ones((2, 2), np.uint8))
     load_script(TOOLS / 'prepare_masks.py')._write_mask(np.ones((2, 2), np.uint8), folder / 'a.png')
-    load_script(TOOLS / 'convert_masks_to_yolo.py')._write_label('0 0 0 1 1 1 0\n', folder / 'a.txt')
-    assert (folder / 'a.txt').read_text() == '0 0 0 1 1 1 0\n'
+    convert_masks([(folder / 'a.png', folder / 'a.txt')])
+    assert (folder / 'a.txt').read_text().startswith('0 ')
     assert_modes(folder, umask, 3)
 
 
@@ -98,6 +100,20 @@ def test_what_tempfile_made_is_opened_to_the_umask(folder: Path, umask: int) -> 
     tree.chmod(0o700)
     honour_umask(tree)
     assert_modes(folder, umask, 1)
+
+
+def test_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / 'file').touch()
+    with pytest.raises(files.SaveError, match=r'file/below/a\.json could not be written: Not a directory\. .*--resume'):
+        write_atomically(tmp_path / 'file' / 'below' / 'a.json', b'[]')
+
+
+def test_leftovers_are_removed(tmp_path: Path) -> None:
+    (tmp_path / 'adapters' / f'.trial-x{files.LEFTOVER}').mkdir(parents=True)
+    (tmp_path / f'.history.json-x{files.LEFTOVER}').touch()
+    (tmp_path / 'history.json').touch()
+    files.remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob('*')) == ['adapters', 'history.json']
 
 
 @pytest.mark.parametrize('fault', [OSError('full'), KeyboardInterrupt()], ids=['disk', 'kill'])

@@ -30,11 +30,11 @@ INDEXING = {'aten::index', 'aten::index_put', 'aten::index_put_'}
 ALWAYS = {
     'dice_loss.py': 1,  # are all labels classes?
     'non_finite_loss.py': 1,  # is the loss a number?
-    'optimizer_wrapper.py': 1,  # the gradient's norm, for the log
     'message_hub.py': 3,  # loss, Dice loss and train_iou, for the log
 }
 TEXT_ENCODER = {'masking_utils.py': 2}  # transformers: is there padding?
-PLAIN = {'non_finite_loss.py': 1}  # is the gradient?
+CLIPPED = {'optimizer_wrapper.py': 1}  # the gradient's norm, for the log and for the check that it is finite
+NOT_CLIPPED = {'non_finite_loss.py': 1}  # is the gradient finite?
 AMP = {'grad_scaler.py': 1}  # the scaler's own check of that
 
 
@@ -86,7 +86,14 @@ def test_waits_of_a_training_step(tiny_config: Path, monkeypatch: pytest.MonkeyP
     cfg = Config.fromfile(tiny_config)
     if not adapted_text:
         cfg.model.lora.target_modules = r'vision_encoder.*\.(q_proj|v_proj)'
-    expected = Counter(ALWAYS) + Counter(PLAIN) + Counter(TEXT_ENCODER if adapted_text else {})
+    expected = Counter(ALWAYS) + Counter(CLIPPED) + Counter(TEXT_ENCODER if adapted_text else {})
+    assert waits_of_a_step(cfg, monkeypatch) == expected
+
+
+def test_waits_of_a_training_step_without_clipping(tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = Config.fromfile(tiny_config)
+    cfg.optim_wrapper.clip_grad = None
+    expected = Counter(ALWAYS) + Counter(NOT_CLIPPED) + Counter(TEXT_ENCODER)
     assert waits_of_a_step(cfg, monkeypatch) == expected
 
 
@@ -95,7 +102,9 @@ def test_waits_of_a_training_step_with_a_scaler(
 ) -> None:
     cfg = Config.fromfile(tiny_config)
     cfg.merge_from_dict(amp_on_cpu)
-    assert waits_of_a_step(cfg, monkeypatch) == Counter(ALWAYS) + Counter(TEXT_ENCODER) + Counter(AMP)
+    assert waits_of_a_step(cfg, monkeypatch) == Counter(ALWAYS) + Counter(TEXT_ENCODER) + Counter(CLIPPED) + Counter(
+        AMP
+    )
 
 
 def test_a_prediction_waits_for_nothing(tiny_sam3: dict) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import CONFIGS, TINY_SAM3, TOOLS
-from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.apis import MMSegInferencer, inference_model, init_model
 from mmseg.registry import HOOKS
+
+from crack_plugin.prediction import Predictor
 
 
 @HOOKS.register_module()
@@ -86,14 +87,13 @@ def test_inferencer(case: tuple[Path, Path, dict[str, torch.Tensor]], tmp_path: 
     assert len(list((tmp_path / 'vis').iterdir())) == len(list((tmp_path / 'pred').iterdir())) == 3
 
 
-def test_predict_tool(case: tuple[Path, Path, dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictor(case: tuple[Path, Path, dict[str, torch.Tensor]]) -> None:
     config, checkpoint, expected = case
-    monkeypatch.syspath_prepend(TOOLS)
-    predictor_class = runpy.run_path(str(TOOLS / 'predict.py'))['Predictor']
-    predictor = predictor_class(Config.fromfile(config), str(checkpoint), 'cpu')
+    predictor = Predictor(config, checkpoint, device='cpu')
     for path, logits in expected.items():
-        _, labels, (score,) = predictor(path)
-        assert (labels == logits.argmax(dim=0).numpy()).all()
+        prediction = predictor(path)
+        assert (prediction.labels == logits.argmax(dim=0).numpy()).all()
         probability = logits.softmax(dim=0)[1]
-        assert labels.any()
-        assert score == pytest.approx(probability[probability > 0.5].mean().item(), abs=1e-6)
+        assert prediction.labels.any()
+        assert prediction.scores == [pytest.approx(probability[probability > 0.5].mean().item(), abs=1e-6)]
+        assert torch.allclose(torch.from_numpy(prediction.probabilities[0]), probability, rtol=0, atol=1e-6)

@@ -11,11 +11,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from crack_plugin.datasets.synthetic import draw
+from crack_plugin.version import __version__
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,6 +47,32 @@ def test_tested_versions_are_allowed(requirements: list[Requirement]) -> None:
         # mmcv-lite stands for mmcv
         if requirement.name != 'mmcv':
             assert requirement.specifier.contains(tested[canonicalize_name(requirement.name)]), requirement
+
+
+def test_pre_commit_runs_the_ruff_of_make_lint() -> None:
+    (hooks,) = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())['repos']
+    assert hooks['repo'].endswith('/ruff-pre-commit')
+    assert f'ruff=={hooks["rev"].removeprefix("v")}' in (ROOT / 'constraints.txt').read_text().splitlines()
+    # `make lint` checks the style and the formatting.
+    assert {hook['id'] for hook in hooks['hooks']} == {'ruff-check', 'ruff-format'}
+
+
+def test_workflow_runs_pythons_that_are_allowed() -> None:
+    """The oldest and the newest of those that setup.py names."""
+    distribution = run_setup(str(ROOT / 'setup.py'), stop_after='init')
+    named = [text.rpartition(' ')[2] for text in distribution.get_classifiers() if re.search(r':: 3\.\d+$', text)]
+    workflow = yaml.safe_load((ROOT / '.github' / 'workflows' / 'test.yml').read_text())
+    assert workflow['jobs']['test']['strategy']['matrix']['python'] == [named[0], named[-1]]
+    allowed = SpecifierSet(distribution.python_requires)
+    assert all(version in allowed for version in named)
+
+
+def test_cited_version_is_the_released_one() -> None:
+    """Which CITATION.cff and the newest numbered heading of the changelog name."""
+    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
+    assert citation['version'] == __version__
+    (newest, *_) = re.findall(r'^## (\d[\w.]*)', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)
+    assert newest == __version__
 
 
 def test_oldest_versions_are_those_of_make_and_readme(requirements: list[Requirement]) -> None:
@@ -126,17 +155,54 @@ def test_config_builds_on_an_installed_one(site_packages: Path, tmp_path: Path) 
     assert printed.splitlines()[-1] == f'{installed} 16 YOLOCrackDataset'
 
 
-@pytest.mark.slow
-def test_installed_package_predicts_in_an_empty_folder(site_packages: Path, tmp_path: Path) -> None:
-    """With the embedded base, which came along through every step."""
+@pytest.fixture
+def empty_folder(tmp_path: Path) -> Path:
+    """A folder far from the checkout, with nothing but a photograph of a crack and its mask."""
     drawn = draw(np.random.default_rng(0), (336, 336))
     folder = tmp_path / 'empty'
     folder.mkdir()
     cv2.imwrite(str(folder / 'photo.png'), drawn.image)
-    (folder / 'mine.py').write_text("_base_ = 'crack_plugin::_base_/../sam3_tiny_lora_crack.py'\n")
+    cv2.imwrite(str(folder / 'truth.png'), drawn.mask)
+    return folder
+
+
+def iou_with_truth(mask: np.ndarray, folder: Path) -> float:
+    crack = cv2.imread(str(folder / 'truth.png'), cv2.IMREAD_UNCHANGED) > 0
+    return (mask & crack).sum() / (mask | crack).sum()
+
+
+@pytest.mark.slow
+def test_installed_package_predicts_in_an_empty_folder(site_packages: Path, empty_folder: Path) -> None:
+    """With the embedded base, which came along through every step."""
+    (empty_folder / 'mine.py').write_text("_base_ = 'crack_plugin::_base_/../sam3_tiny_lora_crack.py'\n")
     predict = site_packages / 'crack_plugin' / '.mim' / 'tools' / 'predict.py'
     options = ['photo.png', '--config', 'mine.py', '--out', 'out', '--device', 'cpu']
-    run([sys.executable, predict, *options], cwd=folder, PYTHONPATH=str(site_packages), HF_HUB_OFFLINE='1')
-    mask = cv2.imread(str(folder / 'out' / 'masks' / 'photo.png'), cv2.IMREAD_UNCHANGED) > 0
-    crack = drawn.mask > 0
-    assert (mask & crack).sum() / (mask | crack).sum() > 0.3
+    run([sys.executable, predict, *options], cwd=empty_folder, PYTHONPATH=str(site_packages), HF_HUB_OFFLINE='1')
+    mask = cv2.imread(str(empty_folder / 'out' / 'masks' / 'photo.png'), cv2.IMREAD_UNCHANGED) > 0
+    assert iou_with_truth(mask, empty_folder) > 0.3
+
+
+@pytest.mark.slow
+def test_installed_package_predicts_from_python(site_packages: Path, empty_folder: Path) -> None:
+    """An installed config by its name, and its file where it was installed."""
+    code = (
+        'import sys\n'
+        'import numpy as np\n'
+        'from pathlib import Path\n'
+        'from crack_plugin.prediction import Predictor, predictor\n'
+        'installed = Path(predictor.__file__).parents[1]\n'
+        "name = 'sam3_tiny_zeroshot_crack.py'\n"
+        "configs = [f'crack_plugin::_base_/../{name}', installed / '.mim' / 'configs' / name]\n"
+        "first, second = (Predictor(config, device='cpu')('photo.png') for config in configs)\n"
+        'assert (first.labels == second.labels).all()\n'
+        "np.savez('prediction.npz', labels=first.labels, probabilities=first.probabilities)\n"
+        'print(installed, *first.class_names)\n'
+    )
+    environment = {'PYTHONPATH': str(site_packages), 'HF_HUB_OFFLINE': '1'}
+    printed = run([sys.executable, '-c', code], cwd=empty_folder, **environment)
+    assert printed.splitlines()[-1] == f'{site_packages / "crack_plugin"} crack'
+    found = np.load(empty_folder / 'prediction.npz')
+    assert (found['labels'].dtype, found['labels'].shape) == (np.uint8, (336, 336))
+    assert (found['probabilities'].dtype, found['probabilities'].shape) == (np.float32, (1, 336, 336))
+    np.testing.assert_array_equal(found['labels'] == 1, found['probabilities'][0] > 0.5)
+    assert iou_with_truth(found['labels'] == 1, empty_folder) > 0.3

@@ -23,7 +23,7 @@ from crack_plugin.checkpoints import CheckpointError
 from crack_plugin.datasets import YOLOCrackDataset
 from crack_plugin.models import SAM3TextLoRA
 from crack_plugin.models.adapters import AdapterError
-from crack_plugin.models.sam3_semantic import BaseModelError, load_base
+from crack_plugin.models.base import BaseModelError, load_base
 
 
 class Payload:

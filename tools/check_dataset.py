@@ -1,4 +1,4 @@
-"""Read a whole dataset before a training does, and say all that is wrong with it in one table: a row a cause.
+"""Read a whole dataset before training, and list all that is wrong with it in one table, a row for each cause.
 
 Also counts, sizes, crack pixels, crack width in the files and at the model's resolution, and pictures that occur in two
 splits. Exit code 1 if there are errors (with --strict, also if there are warnings), 0 otherwise. --html writes a page
@@ -6,18 +6,12 @@ with every single problem and with sample overlays, --csv every single problem.
 """
 
 import argparse
-import csv
-import io
-import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from mmengine.utils import track_iter_progress
-from prettytable import PrettyTable, TableStyle
 
 from crack_plugin.cli import (
     add_annotations_argument,
@@ -26,31 +20,13 @@ from crack_plugin.cli import (
     readable_errors,
     selected_splits,
 )
-from crack_plugin.datasets.inspection import (
-    CAUSES,
-    HASH_DISTANCE,
-    SUMMARY,
-    Problem,
-    Sample,
-    describe_cause,
-    find_absent_classes,
-    find_leaks,
-    find_lost_cracks,
-    group_by_cause,
-    inspect_samples,
-    open_split,
-    summarize,
-)
-from crack_plugin.datasets.loading import LoadYOLOPolygons
-from crack_plugin.datasets.polygons import LabelError
+from crack_plugin.datasets.duplicates import HASH_DISTANCE, find_leaks
+from crack_plugin.datasets.inspection import inspect_samples, open_split
+from crack_plugin.datasets.problems import Problem
+from crack_plugin.datasets.samples import Sample, find_absent_classes, find_lost_cracks
 from crack_plugin.datasets.yolo_crack import YOLOCrackDataset
-from crack_plugin.hooks.files import LEFTOVER, write_whole
-from crack_plugin.visualization.document import Block, Heading, Picture, Table, Text, to_html
-from crack_plugin.visualization.panels import overlay
-
-_FAULTS = ('severity', 'split', 'cause', 'file', 'line', 'problem')
-_COLUMN_WIDTH = 120
-_PREVIEW_SIDE = 800
+from crack_plugin.files import LEFTOVER
+from crack_plugin.report.dataset_page import DatasetReport, as_text, write_csv, write_page
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -80,21 +56,15 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     problems += find_absent_classes(samples, args.classes)
     problems += find_lost_cracks(samples, args.image_size)
     problems += find_leaks(samples, args.hash_distance)
-    causes = group_by_cause(problems)
-    rows = summarize(samples, args.image_size)
-    print(_text_table(SUMMARY, rows))
-    if problems:
-        print(_text_table(*_cause_table(causes)))
-    errors = sum(problem.severity == 'error' for problem in problems)
-    verdict = f'{errors} errors, {len(problems) - errors} warnings'
-    print(verdict)
+    report = DatasetReport(args.data_root, args.image_size, datasets, samples, problems)
+    print(as_text(report))
     if args.html:
-        _write_page(args.html, args, verdict, rows, causes, datasets, samples)
+        write_page(args.html, report, args.samples)
         print(f'Wrote {args.html}')
     if args.csv:
-        _write_csv(args.csv, causes)
+        write_csv(args.csv, report)
         print(f'Wrote {args.csv}')
-    if errors or (args.strict and problems):
+    if report.errors or (args.strict and problems):
         parser.exit(1)
 
 
@@ -156,101 +126,8 @@ def _pixels(text: str) -> int:
     """Argparse type: a whole number above 0."""
     number = _count(text)
     if number == 0:
-        raise argparse.ArgumentTypeError('0 px: a side of at least 1 px is wanted')
+        raise argparse.ArgumentTypeError('0 px: a side of at least 1 px is needed')
     return number
-
-
-def _text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    table = PrettyTable(header, align='l', max_width=_COLUMN_WIDTH)
-    table.set_style(TableStyle.SINGLE_BORDER)
-    table.add_rows([list(row) for row in rows])
-    # Names of files may have bytes that are no text.
-    return table.get_string().encode(errors='backslashreplace').decode()
-
-
-def _write_page(
-    path: Path,
-    args: argparse.Namespace,
-    verdict: str,
-    rows: Sequence[Sequence[str]],
-    causes: Sequence[Sequence[Problem]],
-    datasets: dict[str, YOLOCrackDataset],
-    samples: Sequence[Sample],
-) -> None:
-    page: list[Block] = [
-        Heading(f'Dataset {args.data_root}', 1),
-        Text(verdict, note=bool(causes)),
-        Heading('What is in it'),
-        Table(SUMMARY, rows),
-        Text(
-            'Crack width: median along the centre lines of an image; shown are the median over the images, least and '
-            f"largest, in the files, at the model's input of {args.image_size} px and at its output (2/7 of that)."
-        ),
-        Heading('Problems'),
-        Table(*_cause_table(causes)) if causes else Text('None.'),
-        Heading('Samples'),
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        for split, dataset in datasets.items():
-            readable = {sample.image for sample in samples if sample.split == split}
-            page += _overlays(split, dataset, readable, args.samples, Path(folder))
-        if causes:
-            page += [Heading('Every single problem'), Table(_FAULTS, _faults(causes))]
-        write_whole(path, to_html(page, Path(folder)).encode(errors='backslashreplace'))
-
-
-def _cause_table(causes: Sequence[Sequence[Problem]]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
-    """Header and rows; the rows are numbered for ``_faults`` to refer to."""
-    rows = [(str(number), *describe_cause(cause)) for number, cause in enumerate(causes, start=1)]
-    return ('cause', *CAUSES), rows
-
-
-def _write_csv(path: Path, causes: Sequence[Sequence[Problem]]) -> None:
-    text = io.StringIO()
-    csv.writer(text).writerows([_FAULTS, *_faults(causes)])
-    write_whole(path, text.getvalue().encode(errors='backslashreplace'))
-
-
-def _faults(causes: Sequence[Sequence[Problem]]) -> list[tuple[str, ...]]:
-    """A row under ``_FAULTS`` for each problem, with the number of its cause."""
-    return [
-        (problem.severity, problem.split, str(number), problem.file or '', str(problem.line or ''), problem.text)
-        for number, cause in enumerate(causes, start=1)
-        for problem in cause
-    ]
-
-
-def _overlays(split: str, dataset: YOLOCrackDataset, readable: set[str], count: int, folder: Path) -> list[Block]:
-    """Evenly spaced samples of a split with their labels painted over them."""
-    blocks: list[Block] = []
-    indices = [i for i in range(len(dataset)) if dataset.get_data_info(i)['img_path'] in readable]
-    for i in indices[:: max(1, len(indices) // count)][:count] if count else []:
-        sample = dataset[i]
-        try:
-            labels = LoadYOLOPolygons()(sample)['gt_seg_map']
-        except LabelError:
-            continue  # the table of problems tells why
-        painted = overlay(*_preview(sample['img'], labels))
-        name = f'{split}_{i}.png'
-        (folder / name).write_bytes(cv2.imencode('.png', cv2.cvtColor(painted, cv2.COLOR_RGB2BGR))[1].tobytes())
-        blocks.append(Picture(name, f'{split}: {sample["img_path"]}'))
-    return blocks
-
-
-def _preview(image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """BGR image and label map as RGB image and label map of at most ``_PREVIEW_SIDE`` pixels."""
-    picture = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    factor = max(labels.shape) / _PREVIEW_SIDE
-    if factor <= 1:
-        return picture, labels
-    height, width = (max(1, round(side / factor)) for side in labels.shape)
-    # A thin crack would fall through the grid of the smaller picture.
-    thickness = math.ceil(factor)
-    thick = cv2.dilate(labels, np.ones((thickness, thickness), np.uint8))
-    return (
-        cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA),
-        cv2.resize(thick, (width, height), interpolation=cv2.INTER_NEAREST),
-    )
 
 
 if __name__ == '__main__':

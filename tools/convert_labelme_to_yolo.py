@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crack_plugin.cli import KeyValueAction, add_conversion_arguments, readable_errors
-from crack_plugin.datasets.labelme import KINDS, Options, convert_labelme
+from crack_plugin.datasets.labelme import Options, convert_labelme
+from crack_plugin.datasets.labelme_shapes import KINDS
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,16 +9,16 @@ cannot be read do not stop the others: they are listed at the end, and the exit 
 """
 
 import argparse
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.utils import track_iter_progress
 
-from crack_plugin.datasets.masks import MASK_SUFFIXES, check_threshold, read_mask
-from crack_plugin.datasets.polygons import MAX_CLASSES, LabelError, format_labels
-from crack_plugin.datasets.yolo_layout import listed
-from crack_plugin.files import write_atomically
+from crack_plugin.datasets.errors import DatasetError
+from crack_plugin.datasets.mask_conversion import convert_masks, find_masks
+from crack_plugin.datasets.masks import check_threshold
+from crack_plugin.datasets.names import listed
+from crack_plugin.datasets.polygons import MAX_CLASSES
 
 # Of the masks that cannot be read, so many are shown.
 _SHOWN = 10
@@ -32,43 +32,40 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f'--class-id {args.class_id}: ids from 0 to {MAX_CLASSES - 1} are possible')
     try:
         check_threshold(args.threshold)
-    except ValueError as error:
+    except DatasetError as error:
         parser.error(f'--threshold: {error}')
     if not args.masks.is_dir():
         parser.error(f'{args.masks} is no folder')
-    masks = _find_masks(parser, args.masks, args.mask_suffix)
+    try:
+        masks, photographs = find_masks(args.masks, args.mask_suffix)
+    except DatasetError as error:
+        parser.error(str(error))
+    if photographs:
+        names = listed([path.name for path in photographs])
+        print(f'{len(photographs)} files are taken for photographs, not masks: {names}')
     labels = {path: args.out / f'{path.stem.removesuffix(args.mask_suffix)}.txt' for path in masks}
     existing = [label for label in labels.values() if label.exists()]
     if existing and not args.overwrite:
         parser.error(f'{len(existing)} of the labels exist, {existing[0]} for one. Pass --overwrite to replace them.')
     args.out.mkdir(parents=True, exist_ok=True)
-    failures: list[str] = []
-    colored: list[Path] = []
-    colors: set[tuple[int, int, int]] = set()
-    mostly: list[Path] = []
-    for path in track_iter_progress(masks):
-        try:
-            mask = read_mask(path, args.threshold)
-        except LabelError as error:
-            failures.append(str(error))
-            continue
-        _write_label(format_labels(mask.foreground, args.class_id), labels[path])
-        if mask.rule == 'colour':
-            colored.append(path)
-            colors.update(mask.colors)
-        if mask.foreground.mean() > 0.5:
-            mostly.append(path)
-    print(f'\n{len(masks) - len(failures)} labels to {args.out}')
-    if colored:
+    findings = convert_masks(track_iter_progress(list(labels.items())), args.class_id, args.threshold)
+    print(f'\n{len(masks) - len(findings.failures)} labels to {args.out}')
+    if findings.colored:
         rule = (
-            f'every colour other than black is foreground (RGB {listed(sorted(colors), 8)})'
+            f'every colour other than black is foreground (RGB {listed(sorted(findings.colors), 8)})'
             if args.threshold is None
             else f'foreground is where the brightest of red, green and blue is above {args.threshold}'
         )
-        print(f'{len(colored)} masks are in colour, {listed([path.name for path in colored])}: {rule}')
-    if mostly:
-        names = listed([path.name for path in mostly])
-        print(f'{len(mostly)} masks are more than half foreground: {names}. Are crack and background swapped?')
+        print(
+            f'{len(findings.colored)} masks are in colour, {listed([path.name for path in findings.colored])}: {rule}'
+        )
+    if findings.mostly_foreground:
+        names = listed([path.name for path in findings.mostly_foreground])
+        print(
+            f'{len(findings.mostly_foreground)} masks are more than half foreground: {names}. Are crack and background '
+            'swapped?'
+        )
+    failures = findings.failures
     if failures:
         more = f'\n  and {len(failures) - _SHOWN} more' if len(failures) > _SHOWN else ''
         text = '\n'.join(f'  {failure}' for failure in failures[:_SHOWN])
@@ -99,30 +96,6 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--overwrite', action='store_true', help='replace labels that exist')
     return parser
-
-
-def _find_masks(parser: argparse.ArgumentParser, folder: Path, mask_suffix: str) -> list[Path]:
-    """The masks in a folder, and a line about what is taken for photographs."""
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in MASK_SUFFIXES and path.name[0] != '.')
-    masks = named = [path for path in files if path.stem.endswith(mask_suffix)]
-    if not mask_suffix and len({path.stem for path in named}) < len(named):
-        # Photographs lie beside masks. One without a mask is no mask either.
-        masks = [path for path in named if path.suffix.lower() == '.png']
-    counts = Counter(path.stem for path in masks or named)
-    repeated = [path.name for path in masks or named if counts[path.stem] > 1]
-    if repeated:
-        parser.error(f'{folder} has several files of one name, and which are the masks? {listed(repeated)}')
-    if not masks:
-        wanted = ', '.join(f'{mask_suffix}{suffix}' for suffix in MASK_SUFFIXES)
-        parser.error(f'no mask ({wanted}) in {folder}')
-    left_out = [path for path in files if path not in set(masks)]
-    if left_out:
-        print(f'{len(left_out)} files are taken for photographs, not masks: {listed([path.name for path in left_out])}')
-    return masks
-
-
-def _write_label(text: str, target: Path) -> None:
-    write_atomically(target, text.encode())
 
 
 if __name__ == '__main__':

@@ -6,17 +6,15 @@ splits (images/, labels/ and classes.txt, or all in one folder) all images are d
 """
 
 import argparse
-import os
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import yaml
-
 from crack_plugin.cli import add_annotations_argument, readable_errors
-from crack_plugin.datasets.yolo_layout import ALL, find_split, is_unsplit, read_data_yaml, source_name, split_sources
+from crack_plugin.datasets.data_yaml import ALL, is_unsplit, read_data_yaml, split_sources
+from crack_plugin.datasets.errors import DatasetError
+from crack_plugin.datasets.splitting import group_images, split_groups, write_lists
+from crack_plugin.datasets.yolo_layout import find_split
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _build_parser()
     args = parser.parse_args(argv)
     if not 0 < args.share < 1:
-        parser.error(f'--share {args.share}: a share between 0 and 1 is wanted')
+        parser.error(f'--share {args.share}: a share between 0 and 1 is needed')
     if (args.out / 'data.yaml').exists() and not args.overwrite:
         parser.error(f'{args.out / "data.yaml"} exists. Pass --overwrite to replace it and its lists.')
     with readable_errors(parser):
@@ -32,47 +30,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         split = args.split or (ALL if is_unsplit(data_yaml) else 'train')
         images = [image for image, _ in find_split(data_yaml, split, args.annotations, args.mask_suffix).pairs]
         test = split_sources(data_yaml, 'test') if split != 'test' else []
-    groups: dict[str, list[str]] = defaultdict(list)
-    for image in images:
-        groups[_group(parser, image, args.group)].append(image)
-    if len(groups) < 2:
-        parser.error(f'all {len(images)} images belong to one group, {next(iter(groups))!r}: nothing can be split off')
-    train, valid = split_groups(groups, args.share, args.seed)
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name, selected in (('train', train), ('valid', valid)):
-        _write_list(selected, args.out / f'{name}.txt')
-    content: dict[str, object] = {'train': 'train.txt', 'val': 'valid.txt'}
-    if test:
-        content['test'] = _relative(map(str, test), args.out)
-    if data_yaml.names is not None:
-        content['names'] = data_yaml.names
-    (args.out / 'data.yaml').write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding='utf-8')
+    try:
+        groups = group_images(images, args.group)
+        train, valid = split_groups(groups, args.share, args.seed)
+    except DatasetError as error:
+        parser.error(str(error))
+    write_lists(args.out, train, valid, test, data_yaml.names)
     print(f'{len(images)} images of {len(groups)} pictures: {len(train)} train, {len(valid)} valid (seed {args.seed})')
     print(f'Wrote {args.out / "data.yaml"}, train.txt and valid.txt. Use data_root={str(args.out)!r}.')
-
-
-def split_groups(groups: Mapping[str, Sequence[str]], share: float, seed: int) -> tuple[list[str], list[str]]:
-    """Take whole groups, in a random order, until a share of the images is reached.
-
-    Args:
-        groups: Images by name of their group, at least two groups.
-        share: Wanted share of the images in the second part, in (0, 1).
-        seed: The same groups and seed give the same parts, on every machine.
-
-    Returns:
-        The images of the first part and of the second, sorted; neither is empty.
-    """
-    names = sorted(groups)
-    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
-    wanted = share * sum(map(len, groups.values()))
-    held_out: list[str] = []
-    for name in order[:-1]:
-        # Stop where one group more would lead further away than one group less.
-        if held_out and abs(len(held_out) + len(groups[name]) - wanted) > abs(len(held_out) - wanted):
-            break
-        held_out += groups[name]
-    others = set(held_out)
-    return sorted(image for group in groups.values() for image in group if image not in others), sorted(held_out)
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -101,26 +66,6 @@ def _pattern(text: str) -> re.Pattern[str]:
     if pattern.groups != 1:
         raise argparse.ArgumentTypeError(f'{text!r} has {pattern.groups} pairs of parentheses, one is wanted')
     return pattern
-
-
-def _group(parser: argparse.ArgumentParser, image: str, pattern: re.Pattern[str] | None) -> str:
-    if pattern is None:
-        return source_name(image)
-    match = pattern.match(Path(image).name)
-    if match is None:
-        parser.error(f'--group {pattern.pattern!r} does not match the beginning of {Path(image).name}')
-    return match[1]
-
-
-def _write_list(images: Iterable[str], target: Path) -> None:
-    lines = [image + '\n' for image in _relative(images, target.parent)]
-    target.write_bytes(os.fsencode(''.join(lines)))
-
-
-def _relative(paths: Iterable[str], folder: Path) -> list[str]:
-    """Paths as seen from a folder, so that dataset and lists can move together."""
-    start = os.path.realpath(folder)
-    return [os.path.relpath(path, start) for path in paths]
 
 
 if __name__ == '__main__':

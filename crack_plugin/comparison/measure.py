@@ -1,4 +1,4 @@
-"""One row of a benchmark: scores, size, arithmetic, speed and memory of one model, by the same code for all.
+"""One row of a benchmark: the scores and the cost of one model, by the same code for all.
 
 ``python -m crack_plugin.comparison.measure CONFIG FOLDER`` measures in a process of its own, whose memory is the
 model's, and leaves in FOLDER what :class:`Measurement` reads.
@@ -6,8 +6,6 @@ model's, and leaves in FOLDER what :class:`Measurement` reads.
 
 import argparse
 import json
-import resource
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,42 +21,20 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, load_checkpoint, set_random_seed
 from mmseg.registry import MODELS
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
-from torch.utils.flop_counter import FlopCounterMode
 
+from crack_plugin.comparison.cost import Cost, measure_cost
+from crack_plugin.errors import CrackPluginError
 from crack_plugin.evaluation import CrackMetric
 from crack_plugin.evaluation.image_statistics import ImageStatistics
-from crack_plugin.report.validation import predict
+from crack_plugin.files import write_atomically
+from crack_plugin.inference import predict
 
 RESULT, STATISTICS = 'result.json', 'statistics.npz'
-TIMED_IMAGES = 10
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Attributes:
-    parameters: Number of the model's parameters.
-    trainable: How many of them the config trains.
-    weights_mb: What a checkpoint stores of the model, without an optimizer, in MB (10 ** 6 bytes).
-    tflop: Floating point operations (10 ** 12) of predicting one image: two for a multiplication with addition, of
-        matrix products, convolutions and attention.
-    images_per_second: At batch 1, median over images; without loading and scoring.
-    peak_memory_mb: Peak of a prediction, weights included, in MiB.
-    peak_memory_of: What that is the memory of.
-    input_size: (height, width) in pixels of what the network sees of the first image.
-    device: Where the model ran.
-    """
-
-    parameters: int
-    trainable: int
-    weights_mb: float
-    tflop: float
-    images_per_second: float
-    peak_memory_mb: float
-    peak_memory_of: str
-    input_size: tuple[int, int]
-    device: str
+class MeasurementError(CrackPluginError, FileNotFoundError):
+    """A file of a measurement is missing or damaged."""
 
 
 @dataclass(frozen=True)
@@ -137,11 +113,11 @@ def measure(cfg: Config, checkpoint: str | None, folder: Path, device: str, show
     np.savez_compressed(folder / STATISTICS, **arrays)
     seen = None if iterations is None else iterations * cfg.train_dataloader.batch_size
     result = {'cost': asdict(cost), 'images': images, 'shown': kept, 'images_seen': seen}
-    (folder / RESULT).write_text(json.dumps(result, indent=1), encoding='utf-8')
+    write_atomically(folder / RESULT, json.dumps(result, indent=1).encode())
 
 
 def build_model(cfg: Config, checkpoint: str | None, device: str) -> tuple[Any, int | None]:
-    """The config's model in evaluation mode, its checkpoint loaded to the last key.
+    """The config's model in evaluation mode, with every key of its checkpoint loaded.
 
     Returns:
         The model, and after how many iterations the checkpoint was saved, if it tells.
@@ -156,56 +132,6 @@ def build_model(cfg: Config, checkpoint: str | None, device: str) -> tuple[Any, 
     return model.to(device).eval(), iterations
 
 
-def measure_cost(model: Any, loader: DataLoader, cfg: Config, device: str) -> Cost:
-    """Size, arithmetic, speed and memory of predicting the loader's first images one by one."""
-    batches = [batch for batch, _ in zip(loader, range(TIMED_IMAGES), strict=False)]
-    inputs = model.data_preprocessor(batches[0], False)['inputs']
-    # SAM 3 stretches the image itself.
-    side = getattr(model, 'image_size', None)
-    input_size = tuple(inputs.shape[-2:]) if side is None else (side, side)
-    tflop = count_flop(lambda: predict(model.test_step, batches[0], cfg)) / 1e12
-    # A compiled model generates its code in the first prediction, which is neither its speed nor its memory.
-    predict(model.test_step, batches[0], cfg)
-    peak_of = _reset_peak_memory(device)
-    seconds = []
-    for batch in batches:
-        start = time.perf_counter()
-        predict(model.test_step, batch, cfg)
-        seconds.append(time.perf_counter() - start)
-    return Cost(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        weights_mb=sum(tensor.nbytes for tensor in model.state_dict().values()) / 1e6,
-        tflop=tflop,
-        images_per_second=1 / float(np.median(seconds)),
-        peak_memory_mb=_peak_memory(peak_of, device),
-        peak_memory_of=peak_of,
-        input_size=input_size,
-        device=torch.cuda.get_device_name(device) if device.startswith('cuda') else device,
-    )
-
-
-def count_flop(run: Any) -> int:
-    """Floating point operations of calling ``run``, by torch's counter.
-
-    The counter does not know the fused attention of every device: for the count, attention is computed from its
-    matrix products. For the same reason nothing runs compiled: the counter sees no operation of generated code, and
-    under ``fullgraph=True`` compiling fails while it looks on.
-    """
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with (
-            torch.compiler.set_stance('force_eager'),
-            sdpa_kernel(SDPBackend.MATH),
-            FlopCounterMode(display=False) as counter,
-        ):
-            run()
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-    return counter.get_total_flops()
-
-
 def _test_loader(cfg: Config) -> DataLoader:
     """The test images in the dataset's order, one by one, loaded in this process."""
     settings = cfg.copy().test_dataloader
@@ -216,31 +142,6 @@ def _test_loader(cfg: Config) -> DataLoader:
     return Runner.build_dataloader(settings)
 
 
-def _reset_peak_memory(device: str) -> str:
-    """Start anew to look for the peak, and tell what it will be of."""
-    if device.startswith('cuda'):
-        torch.cuda.reset_peak_memory_stats(device)
-        return 'CUDA allocator'
-    try:
-        # Linux: sets VmHWM back to the present resident memory.
-        Path('/proc/self/clear_refs').write_text('5')
-    except OSError:
-        return 'process since its start, with loading'
-    return 'process'
-
-
-def _peak_memory(of: str, device: str) -> float:
-    """MiB."""
-    if of == 'CUDA allocator':
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    # ru_maxrss outlives the reset, VmHWM does not.
-    if of == 'process':
-        lines = Path('/proc/self/status').read_text().splitlines()
-        (peak,) = [int(line.split()[1]) for line in lines if line.startswith('VmHWM:')]
-        return peak / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
 def _write_labels(path: Path, labels: torch.Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), labels.squeeze(0).cpu().numpy().astype(np.uint8))
@@ -249,7 +150,7 @@ def _write_labels(path: Path, labels: torch.Tensor) -> None:
 def _read_labels(path: Path) -> np.ndarray:
     labels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if labels is None:
-        raise FileNotFoundError(f'{path} is missing or damaged: measure the model again.')
+        raise MeasurementError(f'{path} is missing or damaged: measure the model again.')
     return labels.astype(np.uint8)
 
 

@@ -10,15 +10,18 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from crack_plugin.checkpoints import find_best, find_last
 from crack_plugin.comparison import settings
 from crack_plugin.comparison.measure import Measurement
+from crack_plugin.errors import CrackPluginError
 
+# From the log: history.json gets its row when an epoch is over, which may take hours, and only with HistoryHook.
 _PROGRESS = re.compile(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\].*\bloss: ([\d.]+|nan|inf)')
 _ERROR = re.compile(r'[\w.]+(?:Error|Exception|Interrupt)\b|\S+: error: ')
 _LONGEST_REASON = 400
 
 
-class RunError(Exception):
+class RunError(CrackPluginError):
     """A training or a measurement has failed. The message says why and where its whole output is."""
 
 
@@ -52,7 +55,7 @@ class Run:
     @property
     def is_trained(self) -> bool:
         """Whether the training is complete."""
-        return self.work_dir is not None and (self.work_dir / settings.last_checkpoint(self.cfg)).is_file()
+        return self.work_dir is not None and (self.work_dir / settings.final_checkpoint(self.cfg)).is_file()
 
     @property
     def config(self) -> Path:
@@ -68,14 +71,14 @@ class Run:
         """Refuse to go on with a training that was begun with other settings.
 
         Raises:
-            ValueError: The config in the work directory would end otherwise; the message says where they differ.
+            SettingsError: The config in the work directory gives another result; the message says where they differ.
         """
         if self.work_dir is None or not (self.work_dir / 'last_checkpoint').is_file():
             return
         begun = Config.fromfile(self.work_dir / self.config.name, import_custom_modules=False)
         changed = settings.differences(begun, self.cfg)
         if changed:
-            raise ValueError(
+            raise settings.SettingsError(
                 f'{self.work_dir} was trained with other settings ({"; ".join(changed[:5])}). Write to another folder, '
                 'or delete this one to train it again.'
             )
@@ -91,16 +94,16 @@ class Run:
             RunError: The training failed.
         """
 
-        def look(line: str) -> None:
+        def show_progress(line: str) -> None:
             match = _PROGRESS.search(line)
             if match:
                 on_progress(int(match[1]), match[2] == match[3], match[4])
 
         resume = ['--resume'] if (self.work_dir / 'last_checkpoint').is_file() else []  # type: ignore[operator]
         command = [str(tool), str(self.config), '--work-dir', str(self.work_dir), *resume]
-        _run_process([sys.executable, *command], self.folder / 'train.log', look)
+        _run_process([sys.executable, *command], self.folder / 'train.log', show_progress)
         if not self.is_trained:
-            raise RunError(f'the training ended without {settings.last_checkpoint(self.cfg)} in {self.work_dir}')
+            raise RunError(f'the training ended without {settings.final_checkpoint(self.cfg)} in {self.work_dir}')
 
     def measure(self, device: str, shown: int, use: str) -> Measurement:
         """Measure the model.
@@ -115,10 +118,10 @@ class Run:
         """
         checkpoint = self.checkpoint
         if checkpoint is None and self.work_dir is not None:
-            try:
-                checkpoint = settings.find_checkpoint(self.work_dir, use)
-            except FileNotFoundError as error:
-                raise RunError(str(error)) from error
+            checkpoint = find_best(self.work_dir) if use == 'best' else find_last(self.work_dir)
+            if checkpoint is None:
+                names = 'best_*.pth' if use == 'best' else 'epoch_*.pth, iter_*.pth'
+                raise RunError(f'{self.work_dir} holds no {use} checkpoint ({names}).')
         command = [sys.executable, '-m', 'crack_plugin.comparison.measure', str(self.config), str(self.folder)]
         command += ['--device', device, '--shown', str(shown)]
         command += [] if checkpoint is None else ['--checkpoint', str(checkpoint)]
@@ -126,8 +129,8 @@ class Run:
         return Measurement.read(self.folder)
 
 
-def _run_process(command: Sequence[str], log: Path, look: Callable[[str], None] = lambda line: None) -> None:
-    """Run a command, its output into ``log`` and past ``look``.
+def _run_process(command: Sequence[str], log: Path, on_line: Callable[[str], None] = lambda line: None) -> None:
+    """Run a command, its output into ``log`` and line by line to ``on_line``.
 
     Raises:
         RunError: It failed.
@@ -140,7 +143,7 @@ def _run_process(command: Sequence[str], log: Path, look: Callable[[str], None] 
         for line in process.stdout:
             file.write(line)
             file.flush()
-            look(line)
+            on_line(line)
     if process.returncode:
         raise RunError(f'{failure_reason(log.read_text(encoding="utf-8"), process.returncode)} (see {log})')
 

@@ -3,14 +3,19 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from crack_plugin.errors import CrackPluginError
+
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 TRAINING_KEYS = ('model', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'randomness')
 """What decides how a training ends."""
+
+
+class SettingsError(CrackPluginError, ValueError):
+    """A setting cannot be applied to a config, or does not fit a training that has begun."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Settings:
             seed: Of its training; None for the config's own.
 
         Raises:
-            ValueError: The config has no place where one of the settings belongs.
+            SettingsError: The config has no place where one of the settings belongs.
         """
         # Each loader a copy of its own: configs let val and test share one.
         cfg = Config({key: copy.deepcopy(value) for key, value in cfg.items()}, filename=cfg.filename)
@@ -71,7 +76,7 @@ def set_image_size(cfg: Config, side: int) -> None:
     """Stretch images to a square: SAM 3 does it itself, other models through the ``Resize`` of their pipelines.
 
     Raises:
-        ValueError: A pipeline has no ``Resize``.
+        SettingsError: A pipeline has no ``Resize``.
     """
     if cfg.model.type == 'SAM3TextLoRA':
         cfg.model.image_size = side
@@ -79,7 +84,7 @@ def set_image_size(cfg: Config, side: int) -> None:
     for name in LOADERS:
         resizes = [step for step in _steps(_dataset(cfg, name).pipeline) if step.get('type') == 'Resize']
         if not resizes:
-            raise ValueError(
+            raise SettingsError(
                 f'{cfg.filename}: the pipeline of {name} has no Resize whose size could be set. Leave the image size '
                 'to the configs, or give the config one (see configs/_base_/benchmark.py).'
             )
@@ -91,10 +96,10 @@ def set_epochs(cfg: Config, epochs: int) -> None:
     """Change the length of the training, and of the schedules that end with it.
 
     Raises:
-        ValueError: The config counts iterations, not epochs.
+        SettingsError: The config counts iterations, not epochs.
     """
     if 'max_epochs' not in cfg.train_cfg:
-        raise ValueError(f'{cfg.filename}: train_cfg has no max_epochs to set. Use an EpochBasedTrainLoop.')
+        raise SettingsError(f'{cfg.filename}: train_cfg has no max_epochs to set. Use an EpochBasedTrainLoop.')
     old, cfg.train_cfg.max_epochs = cfg.train_cfg.max_epochs, epochs
     schedulers = cfg.get('param_scheduler') or []
     for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
@@ -126,32 +131,19 @@ def has_nothing_to_train(cfg: Config) -> bool:
     return model.get('lora', {}) is None and model.get('adapter') is None
 
 
-def last_checkpoint(cfg: Config) -> str:
+def final_checkpoint(cfg: Config) -> str:
     """Name of the checkpoint that a complete training of the config leaves."""
     if 'max_epochs' in cfg.train_cfg:
         return f'epoch_{cfg.train_cfg.max_epochs}.pth'
     return f'iter_{cfg.train_cfg.max_iters}.pth'
 
 
-def find_checkpoint(work_dir: Path, use: str) -> Path:
-    """The checkpoint in a work directory.
-
-    Args:
-        work_dir: Of a training.
-        use: 'last', or 'best' for the one that was selected on the validation images.
-
-    Raises:
-        FileNotFoundError: There is none.
-    """
-    patterns = ('best_*.pth',) if use == 'best' else ('epoch_*.pth', 'iter_*.pth')
-    found = [path for pattern in patterns for path in work_dir.glob(pattern)]
-    if not found:
-        raise FileNotFoundError(f'{work_dir} holds no {use} checkpoint ({", ".join(patterns)}).')
-    return max(found, key=lambda path: path.stat().st_mtime_ns)
-
-
 def differences(trained: Config, wanted: Config) -> list[str]:
-    """What would end a training otherwise, as texts 'train_cfg.max_epochs: 6, now 8'."""
+    """Settings that would change the result of a training, as texts 'train_cfg.max_epochs: 6, now 8'.
+
+    Not ``Config.diff``: that compares the whole text of two configs, so that data to test on, or another order of the
+    keys, would count as a difference, and it names no key.
+    """
     old, new = (dict(_leaves({key: cfg.get(key) for key in TRAINING_KEYS})) for cfg in (trained, wanted))
     return [
         f'{key}: {old.get(key)}, now {new.get(key)}' for key in sorted({*old, *new}) if old.get(key) != new.get(key)
@@ -161,7 +153,7 @@ def differences(trained: Config, wanted: Config) -> list[str]:
 def _dataset(cfg: Config, loader: str) -> ConfigDict:
     dataset = (cfg.get(loader) or {}).get('dataset') or {}
     if 'data_root' not in dataset:
-        raise ValueError(f'{cfg.filename}: {loader}.dataset has no data_root to set. Use a YOLOCrackDataset.')
+        raise SettingsError(f'{cfg.filename}: {loader}.dataset has no data_root to set. Use a YOLOCrackDataset.')
     return dataset
 
 

@@ -1,6 +1,7 @@
 """The table of a benchmark, as Markdown, CSV and JSON, with its plots."""
 
 import csv
+import io
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ import torch
 from crack_plugin.comparison.measure import Measurement
 from crack_plugin.datasets.photographs import read_photograph
 from crack_plugin.evaluation.image_statistics import bootstrap_intervals
+from crack_plugin.files import write_atomically
 from crack_plugin.visualization.document import Block, Heading, Picture, Table, Text, to_markdown
 from crack_plugin.visualization.figures import save_size_accuracy
 from crack_plugin.visualization.panels import save_contact_sheet
@@ -110,9 +112,9 @@ def write(folder: Path, rows: Sequence[Row], facts: Mapping[str, str], with_pict
             pictures.append(Picture(SHEET, 'The same images under all models'))
     _write_csv(folder / 'benchmark.csv', rows)
     content = {'facts': facts, 'rows': [_as_json(row) for row in rows]}
-    (folder / 'benchmark.json').write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding='utf-8')
+    write_atomically(folder / 'benchmark.json', json.dumps(content, indent=1, ensure_ascii=False).encode())
     blocks: list[Block] = [Heading('Benchmark', level=1), Table(['', ''], list(facts.items())), *_tables(rows)]
-    (folder / 'benchmark.md').write_text(to_markdown([*blocks, *pictures]), encoding='utf-8')
+    write_atomically(folder / 'benchmark.md', to_markdown([*blocks, *pictures]).encode())
 
 
 def _tables(rows: Sequence[Row]) -> list[Block]:
@@ -185,10 +187,11 @@ def _write_csv(path: Path, rows: Sequence[Row]) -> None:
     """One line a model: each score with its ends and spread, and each cost, in full precision."""
     lines = [_flat(row) for row in rows]
     header = list(dict.fromkeys(key for line in lines for key in line))
-    with path.open('w', encoding='utf-8', newline='') as file:
-        writer = csv.DictWriter(file, header)
-        writer.writeheader()
-        writer.writerows(lines)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, header)
+    writer.writeheader()
+    writer.writerows(lines)
+    write_atomically(path, text.getvalue().encode())
 
 
 def _flat(row: Row) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import numpy as np
 from mmseg.datasets.transforms import Albu
 from mmseg.registry import TRANSFORMS
 
+from crack_plugin.errors import MissingPackageError
+
 
 @TRANSFORMS.register_module()
 class SeededAlbu(Albu):
@@ -29,14 +31,14 @@ class SeededAlbu(Albu):
     - img_shape: (H, W) of the new image
 
     Raises:
-        ImportError: albumentations 2 is not installed.
+        MissingPackageError: albumentations 2 is not installed.
     """
 
     def __init__(
         self, transforms: list[dict], keymap: dict[str, str] | None = None, update_pad_shape: bool = False
     ) -> None:
         if not _has_albumentations_2():
-            raise ImportError(
+            raise MissingPackageError(
                 f'SeededAlbu needs albumentations 2, which is not installed: {_install_command()}. Or take SeededAlbu '
                 'out of the pipeline.'
             )

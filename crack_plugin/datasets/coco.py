@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from crack_plugin.datasets.conversion import (
     ConversionError,
-    Sample,
+    LabelledImage,
     Tally,
     agree_on_size,
     check_names,
@@ -84,7 +84,7 @@ def convert_coco(
 
     Raises:
         ConversionError: The file, or some of its entries, cannot be converted; nothing was written.
-        ValueError: ``boxes`` or ``outside`` is unknown, or the ``data.yaml`` of an earlier split cannot be read.
+        DatasetError: ``boxes`` or ``outside`` is unknown, or the ``data.yaml`` of an earlier split cannot be read.
     """
     check_boxes(boxes)
     check_outside(outside)
@@ -108,7 +108,7 @@ def convert_coco(
                 if mask is not None:
                     masks[class_id] = mask | masks.get(class_id, False)
         label = ''.join(format_labels(mask, class_id) for class_id, mask in sorted(masks.items()))
-        samples.append(Sample(path, label))
+        samples.append(LabelledImage(path, label))
     raise_faults(faults, annotations)
     write_split(samples, class_ids.names, out, split)
     return len(samples), notes.lines()
@@ -273,16 +273,16 @@ def _mask(
         if corners is None:
             return None
         polygons = [corners]
-    whole = [polygon for polygon in polygons if len(polygon) > 2]
-    if len(whole) < len(polygons):
-        rest = '' if whole or run_lengths else ', which had no other'
+    areas = [polygon for polygon in polygons if len(polygon) > 2]
+    if len(areas) < len(polygons):
+        rest = '' if areas or run_lengths else ', which had no other'
         notes.add('annotations with parts of fewer than three points, which were left out', f'{place}{rest}')
-    good = [check_points(polygon, picture.told, options.outside, place, faults, notes) for polygon in whole]
+    good = [check_points(polygon, picture.told, options.outside, place, faults, notes) for polygon in areas]
     masks = [_decode(part, picture.told, place, faults) for part in run_lengths]
     if not all(good) or any(mask is None for mask in masks):
         return None
     scale = np.divide(picture.found, picture.told)[::-1]
-    drawn = [_draw([polygon * scale for polygon in whole], picture.found)] if whole else []
+    drawn = [_draw([polygon * scale for polygon in areas], picture.found)] if areas else []
     drawn += [scale_mask(mask, picture.found) for mask in masks if mask is not None]
     if not drawn:
         return None

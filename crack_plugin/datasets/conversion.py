@@ -1,6 +1,6 @@
 """What the converters of annotation files share: faults are collected first, and files are written when there are none.
 
-An annotation tool's export holds thousands of entries of which a few are odd. All of them are looked at before the
+An annotation tool's export holds thousands of entries of which a few have faults. All are checked before the
 first file is written, so that one run names every fault, and a run that failed leaves nothing behind.
 """
 
@@ -19,14 +19,16 @@ from matplotlib.path import Path as Outline
 from matplotlib.transforms import Bbox
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from crack_plugin.datasets.data_yaml import read_data_yaml
+from crack_plugin.datasets.errors import DatasetError
+from crack_plugin.datasets.names import listed
 from crack_plugin.datasets.polygons import MAX_CLASSES, Outside
-from crack_plugin.datasets.yolo_layout import listed, read_data_yaml
 
 # Beyond that many pixels a coordinate belongs to no picture, and drawing it would overflow.
 _MAX_COORDINATE = 1e6
 
 
-class ConversionError(ValueError):
+class ConversionError(DatasetError):
     """An export that cannot be converted as it stands. The message names each cause, where it occurs, and a remedy."""
 
 
@@ -57,7 +59,7 @@ class Tally:
         ]
 
 
-class Sample(NamedTuple):
+class LabelledImage(NamedTuple):
     """What is written for one image.
 
     Attributes:
@@ -142,7 +144,8 @@ def _spellings(name: str) -> Iterator[str]:
         pass
     else:
         # Label Studio serves local files as /data/local-files/?d=folder/name.jpg
-        plain += [*parse_qs(url.query).get('d', []), url.path]
+        local = [value.replace('\\', '/') for value in parse_qs(url.query).get('d', [])]
+        plain += [*local, url.path]
     for spelling in [*plain, *map(unquote, plain)]:
         # macOS writes letters with accents as two characters.
         yield from dict.fromkeys([spelling, *(unicodedata.normalize(form, spelling) for form in ('NFC', 'NFD'))])
@@ -154,7 +157,7 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         ConversionError: It cannot be read as an image.
     """
-    # A header costs nothing, whatever size it tells.
+    # Reading a header needs little memory, whatever the size of the image.
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with Image.open(path) as image:
@@ -171,7 +174,7 @@ def image_size(path: Path) -> tuple[int, int]:
 def agree_on_size(told: tuple[int, int], found: tuple[int, int], place: str, faults: Tally, notes: Tally) -> bool:
     """Whether annotations made on an image of (H, W) ``told`` fit the image file of (H, W) ``found``.
 
-    A pixel more or less, as some tools tell it, is a note: the annotations are scaled. More is a fault.
+    A difference of one pixel, which some tools make, is a note: the annotations are scaled. More is a fault.
     """
     where = f'{place} ({found[1]} x {found[0]}, annotated as {told[1]} x {told[0]})'
     if max(abs(told[0] - found[0]), abs(told[1] - found[1])) > 1:
@@ -251,17 +254,20 @@ def clip_polygon(points: np.ndarray, lower: tuple[float, float], upper: tuple[fl
 
 
 def check_names(names: Sequence[str], out: Path, faults: Tally) -> None:
-    """Add to ``faults`` what is wrong with names of classes for a dataset, of which another split may be there already.
+    """Add to ``faults`` what is wrong with the class names of a dataset of which another split may exist already.
 
     Raises:
-        ValueError: The ``data.yaml`` in ``out`` cannot be read.
+        DatasetError: The ``data.yaml`` in ``out`` cannot be read.
     """
     if not 0 < len(names) <= MAX_CLASSES:
         faults.add(
             'classes',
             listed(names) or 'none',
-            f'1 to {MAX_CLASSES} are possible: correct the export, or tell which there are.',
+            f'1 to {MAX_CLASSES} are possible: correct the export, or name the classes.',
         )
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        faults.add('classes that are named twice', ', '.join(twice), 'Name each class once.')
     earlier = earlier_names(out)
     if earlier is not None and earlier != list(names):
         faults.add(
@@ -294,7 +300,7 @@ def check_targets(images: Sequence[Path], folder: Path, overwrite: bool, faults:
             )
 
 
-def write_split(samples: Sequence[Sample], names: Sequence[str], out: Path, split: str) -> None:
+def write_split(samples: Sequence[LabelledImage], names: Sequence[str], out: Path, split: str) -> None:
     """Write ``OUT/SPLIT/labels/NAME.txt``, link ``OUT/SPLIT/images/NAME``, and name the classes in ``OUT/data.yaml``.
 
     Raises:

@@ -5,6 +5,8 @@ from mmcv.transforms.utils import cache_randomness
 from mmseg.datasets.transforms import RandomCrop
 from mmseg.registry import TRANSFORMS
 
+from crack_plugin.datasets.errors import DatasetError
+
 
 @TRANSFORMS.register_module()
 class CrackRandomCrop(RandomCrop):
@@ -26,7 +28,7 @@ class CrackRandomCrop(RandomCrop):
         ignore_index: Label of pixels that are neither foreground nor background.
 
     Raises:
-        ValueError: ``crack_prob`` is out of range.
+        DatasetError: ``crack_prob`` is out of range.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class CrackRandomCrop(RandomCrop):
     ) -> None:
         super().__init__(crop_size, cat_max_ratio, ignore_index)
         if not 0 <= crack_prob <= 1:
-            raise ValueError(f'CrackRandomCrop has crack_prob={crack_prob!r}: a share is a number from 0 to 1.')
+            raise DatasetError(f'CrackRandomCrop has crack_prob={crack_prob!r}: a share is a number from 0 to 1.')
         self.crack_prob = crack_prob
 
     @cache_randomness

@@ -28,8 +28,8 @@ def find_absent(info: Callable[[int], Mapping[str, Any]], size: int, labels: Seq
         labels: The foreground labels, as they are in the label maps.
 
     Returns:
-        The labels that were not found, and how many label files were looked at. None is missing if a file cannot be
-        read: it may have all of them, and the training will stop at it.
+        The labels that were not found, and how many label files were looked at. No label counts as absent if a
+        file cannot be read: it may hold all of them, and the training will stop at it.
     """
     absent = set(labels)
     limit = LOOKED_AT[info(0)['annotations']] if size else 0
@@ -52,9 +52,9 @@ def describe_absence(absent: Sequence[str], classes: Sequence[str], images: str)
         images: In which images, such as '6 images'.
     """
     names = ', '.join(map(repr, absent))
-    whole = len(absent) == len(classes)
-    fault = f'no foreground ({names}), all is background,' if whole else f'nothing of the class {names}'
-    score = 'crack/IoU' if whole else ' and '.join(f'crack/IoU/{name}' for name in absent)
+    all_absent = len(absent) == len(classes)
+    fault = f'no foreground ({names}), all is background,' if all_absent else f'nothing of the class {names}'
+    score = 'crack/IoU' if all_absent else ' and '.join(f'crack/IoU/{name}' for name in absent)
     return (
         f'there is {fault} in {images}. A model learns from them to predict none of it, and scores 1.0 in {score} for '
         'that. Check whether the labels were exported, and whether class_map or boxes leave them out.'

@@ -13,9 +13,12 @@ A real crack one pixel wide is walked there and back, too. What tells them apart
   and of those the leftmost (or what a flip or a quarter turn makes of it). If that is the end of such a piece, all else
   that meets there is another crack one pixel wide. A converter, however, begins at the corner of a part that has an
   area and at which a joining line ends.
+- An outline that was simplified has edges of any slope. A network of thin cracks touches itself in more places than a
+  few lines between parts make it do; such an outline is cut only if it begins as a converter writes it.
 """
 
 import numpy as np
+from scipy.spatial import KDTree
 from skimage.measure import points_in_poly
 
 # Points that are nearer than what the 6 decimals of a usual label file can tell apart are the same.
@@ -67,6 +70,10 @@ def split_joined_parts(points: np.ndarray, shape: tuple[int, int]) -> list[np.nd
                 is_bridge[[edge, partner[edge]]] = False
         parts = _cut(is_bridge, partner)
     if len(parts) > 1:
+        # Each line makes two corners occur twice. More of that, and the outline touches itself, as thin cracks do.
+        touches = len(ids) - int(ids.max()) - 1 > np.count_nonzero(is_bridge)
+        if touches and not _begins_with_shortest_line(corners * shape[::-1], is_bridge, partner, parts):
+            return [points]
         parts = _keep_holes(corners, parts, is_bridge, partner)
     return [corners[part] for part in parts.values()] if len(parts) > 1 else [points]
 
@@ -156,6 +163,21 @@ def _cut(is_bridge: np.ndarray, partner: np.ndarray) -> dict[int, np.ndarray]:
             crossed.append(bridge)
     parts.setdefault(crossed[-1], []).append(np.arange(start, len(is_bridge)))
     return {edge: np.concatenate(pieces) for edge, pieces in parts.items()} if len(crossed) == 1 else whole
+
+
+def _begins_with_shortest_line(
+    pixels: np.ndarray, is_bridge: np.ndarray, partner: np.ndarray, parts: dict[int, np.ndarray]
+) -> bool:
+    """Whether a polygon at (x, y) ``pixels``, shape (n, 2), begins as ``merge_multi_segment`` writes it.
+
+    Its first point is where the first line ends, and that line is the shortest between the corners of the two parts.
+    """
+    if not is_bridge[-1]:
+        return False
+    leaving = int(partner[-1])
+    outermost = next(iter(parts.values()))
+    distances, _ = KDTree(pixels[parts[leaving]]).query(pixels[outermost])
+    return bool(np.linalg.norm(pixels[0] - pixels[-1]) <= distances.min() + _STRAIGHT)
 
 
 def _keep_holes(

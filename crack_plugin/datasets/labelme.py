@@ -4,99 +4,38 @@ A shape covers what a polygon of a YOLO label would (see ``polygons``), and a la
 X-AnyLabeling writes the same format.
 """
 
-import base64
-import binascii
-import io
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import cv2
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from crack_plugin.datasets.conversion import (
     ConversionError,
-    Sample,
+    LabelledImage,
     Tally,
     agree_on_size,
     check_names,
     check_points,
     check_targets,
-    clip_polygon,
     earlier_names,
     find_image,
     image_size,
-    is_number,
     raise_faults,
     read_json,
-    scale_mask,
-    whole_number,
     write_split,
 )
+from crack_plugin.datasets.labelme_shapes import BOXES, LINES, POINT_COUNTS, POINTS, Shape, draw, extent, parse
 from crack_plugin.datasets.photographs import IMAGE_SUFFIXES
-from crack_plugin.datasets.polygons import Boxes, Outside, Polygon, check_boxes, check_outside, format_labels, rasterize
+from crack_plugin.datasets.polygons import Boxes, Outside, check_boxes, check_outside, format_labels
 
 Unannotated = Literal['skip', 'background']
 
-BOXES = ('rectangle', 'oriented_rectangle', 'rotation')
-LINES = ('line', 'linestrip')
-POINTS = ('point', 'points')
-KINDS = ('polygon', 'circle', 'mask', *BOXES, *LINES, *POINTS)
-"""The types of shapes: LabelMe's, and X-AnyLabeling's 'rotation'."""
-
-# How many points there are: at least, at most.
-_POINT_COUNTS = {
-    'polygon': (3, math.inf),
-    'circle': (2, 2),
-    'mask': (1, 2),
-    'rectangle': (2, 4),
-    'oriented_rectangle': (4, 4),
-    'rotation': (4, 4),
-    'line': (2, 2),
-    'linestrip': (2, math.inf),
-    'point': (1, 1),
-    'points': (1, math.inf),
-}
-
-
-class Shape(NamedTuple):
-    """One annotated object.
-
-    Attributes:
-        label: Its name.
-        kind: One of ``KINDS``.
-        points: Shape (n, 2), float64: (x, y) in pixels. Of a mask, the pixel of its upper left corner.
-        mask: Shape (h, w), bool, for a mask; None for any other.
-        place: Where it is, for messages.
-    """
-
-    label: str
-    kind: str
-    points: np.ndarray
-    mask: np.ndarray | None
-    place: str
-
-
-class Annotations(NamedTuple):
-    """Content of one file.
-
-    Attributes:
-        image: The image's name, as it stands there.
-        told: (H, W) of the image as annotated, None if the file does not say.
-        shapes: The objects, in the order of the file.
-    """
-
-    image: str
-    told: tuple[int, int] | None
-    shapes: list[Shape]
-
 
 class Options(NamedTuple):
-    """What to do with shapes that are no areas, or reach far outside.
+    """What to do with shapes that are not areas, or that reach far outside the image.
 
     Attributes:
         boxes: With rectangles: 'error', 'fill' or 'drop'.
@@ -115,7 +54,7 @@ _DEFAULTS = Options()
 
 
 class _Label(NamedTuple):
-    """What one file comes to: its image, and by name of the class, the content of a YOLO label file of class 0."""
+    """The result of one file: its image, and by name of the class the content of a YOLO label file of class 0."""
 
     image: Path
     file: Path
@@ -144,14 +83,14 @@ def convert_labelme(
         class_map: Label to class, or to None to leave its shapes out.
         unannotated: Images beside the files that have none are left out ('skip'), or are 'background'.
         overwrite: Whether to replace labels that exist.
-        options: What to do with shapes that are no areas, or reach far outside.
+        options: What to do with shapes that are not areas, or that reach far outside the image.
 
     Returns:
         The number of images, and a sentence on each kind of shape that was changed or left out.
 
     Raises:
         ConversionError: Some of the files cannot be converted; nothing was written.
-        ValueError: An option is unknown, or the ``data.yaml`` of an earlier split cannot be read.
+        DatasetError: An option is unknown, or the ``data.yaml`` of an earlier split cannot be read.
     """
     check_boxes(options.boxes)
     check_outside(options.outside)
@@ -179,7 +118,7 @@ def convert_labelme(
             f'{name!r} in {found[name]}',
             f'The classes are {names}: name all with --classes, or say with --class-map what a label stands for.',
         )
-    if names or not faults:  # files at fault may have had the labels
+    if names or not faults:  # files that cannot be read may hold the labels
         check_names(names, out, faults)
     backgrounds = _unannotated({file.parent for file in files} | ({images} if images else set()), labels)
     if unannotated == 'skip':
@@ -192,109 +131,10 @@ def convert_labelme(
         backgrounds = []
     check_targets([*labels, *backgrounds], out / split, overwrite, faults)
     raise_faults(faults, source)
-    samples = [Sample(image, _with_class_ids(label.polygons, names)) for image, label in labels.items()]
-    samples += [Sample(image, '') for image in backgrounds]
+    samples = [LabelledImage(image, _with_class_ids(label.polygons, names)) for image, label in labels.items()]
+    samples += [LabelledImage(image, '') for image in backgrounds]
     write_split(samples, names, out, split)
     return len(samples), notes.lines()
-
-
-def parse(content: Any, place: str, faults: Tally) -> Annotations | None:
-    """Check and take over the content of one file.
-
-    Args:
-        content: As ``json`` reads it. The image in it (``imageData``) is ignored.
-        place: The file's name, for messages.
-        faults: Gains what is wrong with it.
-
-    Returns:
-        The annotations, without the shapes at fault; None if it is no LabelMe file.
-    """
-    if not (
-        isinstance(content, dict)
-        and isinstance(content.get('shapes'), list)
-        and isinstance(content.get('imagePath'), str)
-    ):
-        faults.add("files without LabelMe's `shapes` and `imagePath`", place, 'Move files of other tools away.')
-        return None
-    sides = [content.get(key) for key in ('imageHeight', 'imageWidth')]
-    height, width = map(whole_number, sides)
-    told = (height, width) if height and width and min(height, width) > 0 else None
-    if told is None and sides != [None, None]:
-        faults.add('files without a proper imageHeight and imageWidth', f'{place} ({sides})', 'Save them again.')
-    shapes = [
-        _parse_shape(shape, f'shape {number} of {place}', faults)
-        for number, shape in enumerate(content['shapes'], start=1)
-    ]
-    return Annotations(content['imagePath'], told, [shape for shape in shapes if shape is not None])
-
-
-def draw(shape: Shape, told: tuple[int, int], found: tuple[int, int], line_width: int = 1) -> np.ndarray:
-    """The pixels that a shape covers.
-
-    Args:
-        shape: Any but points.
-        told: (H, W) of the image that it was drawn on.
-        found: (H, W) of the image to draw on, the same or about the same.
-        line_width: Of lines, in pixels.
-
-    Returns:
-        Shape ``found``, bool.
-    """
-    if shape.mask is not None:
-        return scale_mask(_place(shape.mask, shape.points[0], told), found)
-    points = shape.points * np.divide(found, told)[::-1]
-    if shape.kind in LINES:
-        canvas = np.zeros(found, np.uint8)
-        pixels = np.rint(points).astype(np.int32)
-        return cv2.polylines(canvas, [pixels], isClosed=False, color=1, thickness=line_width) > 0
-    if shape.kind == 'circle':
-        points = _circle(points)
-    elif shape.kind == 'rectangle':
-        (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
-        points = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
-    return _fill(points, found)
-
-
-def _parse_shape(shape: Any, place: str, faults: Tally) -> Shape | None:
-    if not isinstance(shape, dict) or not isinstance(shape.get('label'), str):
-        faults.add('shapes without a label', place, 'Label or delete them.')
-        return None
-    # Old versions had nothing but polygons.
-    kind = shape.get('shape_type') or 'polygon'
-    if kind not in KINDS:
-        faults.add('shapes of an unknown shape_type', f'{place} ({kind!r})', f'Known are {", ".join(KINDS)}.')
-        return None
-    points = _points(shape.get('points'))
-    if points is None:
-        faults.add('shapes whose points are no list of [x, y]', place, 'Draw them again, or delete them.')
-        return None
-    mask = None
-    if kind == 'mask':
-        mask = _decode(shape.get('mask'))
-        if mask is None:
-            faults.add('masks that are no PNG image in base64', place, 'Draw them again, or delete them.')
-            return None
-    return Shape(shape['label'], kind, points, mask, place)
-
-
-def _points(points: Any) -> np.ndarray | None:
-    if not isinstance(points, list) or not all(isinstance(point, list) and len(point) == 2 for point in points):
-        return None
-    if not all(is_number(value) for point in points for value in point):
-        return None
-    return np.array(points, np.float64).reshape(-1, 2)
-
-
-def _decode(text: Any) -> np.ndarray | None:
-    """A mask from the text of a PNG file in base64: foreground is what is not 0."""
-    if not isinstance(text, str):
-        return None
-    try:
-        with Image.open(io.BytesIO(base64.b64decode(text.rpartition(',')[2])), formats=('PNG',)) as image:
-            values = np.asarray(image)
-    except (binascii.Error, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None  # what Python and Pillow raise for text that is no base64, and for data that is no PNG
-    return values != 0 if values.ndim == 2 else np.any(values[..., :3], axis=2, keepdims=False)
 
 
 def _read_label(
@@ -346,6 +186,7 @@ def _read_label(
 
 
 def _find_image(name: str, file: Path, images: Path | None, notes: Tally) -> Path | None:
+    """The image that an annotation file names, or else the image of its own name."""
     folders = [file.parent, *([images] if images else [])]
     path = find_image(name, folders)
     if path is not None:
@@ -354,7 +195,9 @@ def _find_image(name: str, file: Path, images: Path | None, notes: Tally) -> Pat
         # Sorted, so that of several the choice is the same everywhere.
         for candidate in sorted(folder.glob('*')):
             if candidate.stem == file.stem and candidate.suffix.lower() in IMAGE_SUFFIXES:
-                notes.add('images found by the name of the .json, for want of the one it tells', str(candidate))
+                notes.add(
+                    'images found by the name of the .json, as the image named in it does not exist', str(candidate)
+                )
                 return _absolute(candidate)
     return None
 
@@ -364,7 +207,7 @@ def _is_area(shape: Shape, told: tuple[int, int], options: Options, faults: Tall
     if shape.kind in options.drop_shapes:
         notes.add(f'shapes of the type {shape.kind}, which were left out', shape.place)
         return False
-    least, most = _POINT_COUNTS[shape.kind]
+    least, most = POINT_COUNTS[shape.kind]
     if shape.kind in ('polygon', 'linestrip') and len(shape.points) < least:
         notes.add(f'shapes of the type {shape.kind} with too few points, which were left out', shape.place)
         return False
@@ -400,48 +243,7 @@ def _is_area(shape: Shape, told: tuple[int, int], options: Options, faults: Tall
             'shapes that are points, which cover no area', shape.place, '`--drop-shapes point points` leaves them out.'
         )
         return False
-    return check_points(_extent(shape), told, options.outside, shape.place, faults, notes)
-
-
-def _extent(shape: Shape) -> np.ndarray:
-    """Points that reach as far as the shape does, shape (n, 2)."""
-    if shape.kind == 'circle':
-        center, radius = shape.points[0], np.linalg.norm(shape.points[1] - shape.points[0])
-        return np.array([center - radius, center + radius])
-    if shape.mask is not None:
-        height, width = shape.mask.shape
-        return np.array([shape.points[0], shape.points[0] + (width, height)])
-    return shape.points
-
-
-def _circle(points: np.ndarray) -> np.ndarray:
-    """A polygon with corners about a pixel apart, for a circle given by its centre and a point on it."""
-    center, radius = points[0], float(np.linalg.norm(points[1] - points[0]))
-    angles = np.linspace(0, 2 * np.pi, min(max(16, math.ceil(2 * np.pi * radius)), 10_000), endpoint=False)
-    return center + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-
-def _fill(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Fill a polygon of shape (n, 2), in pixels, as one of a YOLO label is; what lies outside is cut off."""
-    size = np.array(shape[::-1])
-    if ((points >= -1) & (points <= size + 1)).all():
-        points = points.clip(0, size)
-    else:
-        # Nothing is drawn onto the edge for what lies wholly outside.
-        if not len(clip_polygon(points, (0, 0), tuple(size))):
-            return np.zeros(shape, bool)
-        points = clip_polygon(points, tuple(-size), tuple(2 * size))
-    return rasterize([Polygon(0, points / size)], shape) > 0
-
-
-def _place(mask: np.ndarray, corner: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Put a mask onto an image of the given (H, W), its upper left pixel at a corner (x, y)."""
-    placed = np.zeros(shape, bool)
-    x, y = np.rint(corner).astype(int).tolist()
-    part = mask[max(-y, 0) :, max(-x, 0) :]
-    target = placed[max(y, 0) :, max(x, 0) :][: part.shape[0], : part.shape[1]]
-    target |= part[: target.shape[0], : target.shape[1]]
-    return placed
+    return check_points(extent(shape), told, options.outside, shape.place, faults, notes)
 
 
 def _unannotated(folders: set[Path], labels: Mapping[Path, object]) -> list[Path]:
@@ -458,7 +260,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _with_class_ids(polygons: Mapping[str, str], names: Sequence[str]) -> str:
-    """The content of a label file, from that of its classes, each line of which begins with class 0."""
+    """Join the label files of single classes, in which every line begins with class 0, to one with class ids."""
     return ''.join(
         re.sub('^0 ', f'{class_id} ', polygons.get(name, ''), flags=re.MULTILINE) for class_id, name in enumerate(names)
     )

@@ -8,6 +8,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
+from crack_plugin.datasets.errors import DatasetError, DatasetNotFoundError
 from crack_plugin.datasets.masks import read_mask
 from crack_plugin.datasets.polygons import LabelError, parse_labels, rasterize
 
@@ -44,13 +45,13 @@ class LoadYOLOPolygons(BaseTransform):
 
         Raises:
             LabelError: The label file cannot be read as it stands.
-            FileNotFoundError: It does not exist, and ``missing_label`` is 'error'.
-            ValueError: No image has been loaded yet.
+            DatasetNotFoundError: It does not exist, and ``missing_label`` is 'error'.
+            DatasetError: No image has been loaded yet.
         """
         if 'label_path' not in results:
             return results
         if 'ori_shape' not in results:
-            raise ValueError(
+            raise DatasetError(
                 'LoadYOLOPolygons needs the size of the image (`ori_shape`): put LoadImageFromFile before it.'
             )
         shape = tuple(results['ori_shape'][:2])
@@ -80,7 +81,7 @@ class LoadYOLOPolygons(BaseTransform):
 
 
 def _load_mask(path: str, shape: tuple[int, ...], threshold: int | None) -> np.ndarray:
-    if not Path(path).exists():  # and background is what it stands for, or _read had raised
+    if not Path(path).exists():  # it stands for background; otherwise _read would have raised
         return np.zeros(shape, np.uint8)
     mask = read_mask(Path(path), threshold).foreground
     if mask.shape != shape:
@@ -97,12 +98,12 @@ def _read(label_path: str, missing_label: str) -> bytes:
         return Path(label_path).read_bytes()
     except FileNotFoundError:
         if os.path.lexists(label_path):
-            raise FileNotFoundError(
+            raise DatasetNotFoundError(
                 f'label file {label_path} is a link that leads to no file. Restore what it links to, or delete it.'
             ) from None
         if missing_label == 'background':
             return b''
-        raise FileNotFoundError(
+        raise DatasetNotFoundError(
             f"label file {label_path} does not exist, and missing_label='error' asks for one per image. Add the file "
             "(an empty one if nothing is to be seen), or set the dataset's missing_label='background'."
         ) from None

@@ -15,10 +15,12 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from crack_plugin.datasets.errors import DatasetError
+from crack_plugin.datasets.photographs import JPEG_SUFFIXES, NON_JPEG_SUFFIXES
 from crack_plugin.datasets.polygons import LabelError
 
-MASK_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff', '.webp', '.jpg', '.jpeg', '.jfif')
-"""Suffixes of mask files, in lower case. Of several files of one name, photographs are the later."""
+MASK_SUFFIXES = (*NON_JPEG_SUFFIXES, *JPEG_SUFFIXES)
+"""Suffixes of mask files, in lower case; those of photographs come last."""
 
 # By what a file begins with. Image.open would warn of masks from 90 megapixels on, and refuse those above 179.
 _FORMATS: dict[bytes, type[ImageFile]] = {
@@ -27,11 +29,14 @@ _FORMATS: dict[bytes, type[ImageFile]] = {
     b'BM': BmpImageFile,
     b'II*\0': TiffImageFile,
     b'MM\0*': TiffImageFile,
+    b'II+\0': TiffImageFile,
     b'RIFF': WebPImageFile,
 }
 # What Pillow raises for damaged files.
 _DAMAGES = (EOFError, KeyError, OSError, OverflowError, struct.error, SyntaxError, TypeError, ValueError)
-# More than these are no classes, each drawn in its colour, but shades.
+# Raw modes of PNG files that Pillow reduces to 8 bits.
+_REDUCED_MODES = ('RGB;16B', 'LA;16B', 'RGBA;16B')
+# More colours than these are shades, and not classes each drawn in its colour.
 _MAX_COLORS = 64
 
 
@@ -92,9 +97,11 @@ def read_mask(path: Path, threshold: int | None = None) -> Mask:
 
 
 def check_threshold(threshold: int | None) -> None:
-    """Raise ``ValueError`` for a threshold that no level of 0 to 255 is on both sides of."""
+    """Raise ``DatasetError`` unless levels of 0 to 255 lie on both sides of a threshold."""
     if threshold is not None and not 0 <= threshold < 255:
-        raise ValueError(f'a threshold of {threshold} for masks: levels are 0 to 255, so thresholds from 0 to 254 do')
+        raise DatasetError(
+            f'a threshold of {threshold} for masks: levels are 0 to 255, so use one of the thresholds from 0 to 254'
+        )
 
 
 def _remedy(levels: np.ndarray) -> str:
@@ -141,14 +148,12 @@ def _decode(path: Path) -> np.ndarray:
     image_class = next((kind for head, kind in _FORMATS.items() if content.startswith(head)), None)
     if image_class is None:
         raise LabelError(f'{path} cannot be read as an image: it is no PNG, JPEG, BMP, TIFF or WebP. Export it again.')
-    if content.startswith(b'\x89PNG') and content[24:26] in (b'\x10\x02', b'\x10\x04', b'\x10\x06'):
-        # 16 bits of colour or transparency, of which Pillow would keep the upper 8.
-        values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-        if values is None:
-            raise LabelError(f'{path} cannot be read as an image: it is damaged. Export it again.')
-        return cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB)
     try:
         with image_class(io.BytesIO(content)) as opened:
+            if isinstance(opened, PngImageFile) and opened.tile[0][3] in _REDUCED_MODES:
+                return _decode_by_opencv(path, content)
+            if isinstance(opened, BmpImageFile) and opened.mode in ('1', 'L'):
+                return _decode_by_opencv(path, content)
             pages = getattr(opened, 'n_frames', 1)
             opened.load()
             image: Image.Image = ImageOps.exif_transpose(opened)
@@ -167,6 +172,21 @@ def _decode(path: Path) -> np.ndarray:
     return np.asarray(image)
 
 
+def _decode_by_opencv(path: Path, content: bytes) -> np.ndarray:
+    """What Pillow reads wrongly: of 16 bits of colour the upper 8, of BMP with a short grey palette other pixels."""
+    try:
+        values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise
+        values = None
+    if values is None:
+        raise LabelError(f'{path} cannot be read as an image: it is damaged. Export it again.')
+    if values.ndim == 2:
+        return values
+    return cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
 def _split(path: Path, values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Grey or RGB, and transparency if there is any."""
     if values.ndim == 3 and values.shape[2] in (2, 4):
@@ -176,6 +196,7 @@ def _split(path: Path, values: np.ndarray) -> tuple[np.ndarray, np.ndarray | Non
 
 
 def _to_8_bits(path: Path, values: np.ndarray) -> np.ndarray:
+    """Levels of 0 to 255. Of integers, what is not 0 stays above 0."""
     if values.dtype == np.uint8 or not values.size:
         return values.astype(np.uint8, copy=False)
     low, high = values.min(), values.max()

@@ -14,15 +14,16 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
 from mmseg.registry import TRANSFORMS
 from PIL import Image, UnidentifiedImageError
-from tifffile import PHOTOMETRIC, SAMPLEFORMAT, TiffFile
+from tifffile import PHOTOMETRIC, PLANARCONFIG, SAMPLEFORMAT, TiffFile, TiffPage
+
+from crack_plugin.datasets.errors import DatasetError
 
 HEIC_SUFFIXES = frozenset({'.heic', '.heif', '.hif'})
 READS_HEIC = find_spec('pillow_heif') is not None
 
-IMAGE_SUFFIXES = frozenset(
-    {'.bmp', '.jfif', '.jif', '.jpe', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
-    | (HEIC_SUFFIXES if READS_HEIC else set())
-)
+JPEG_SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.jif', '.jpe')
+NON_JPEG_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff', '.webp')
+IMAGE_SUFFIXES = frozenset({*NON_JPEG_SUFFIXES, *JPEG_SUFFIXES}) | (HEIC_SUFFIXES if READS_HEIC else frozenset())
 """Suffixes of the files that are read, in lower case. HEIC is read where pillow-heif is installed."""
 
 # fmt: off
@@ -37,10 +38,13 @@ UNREAD_SUFFIXES = (HEIC_SUFFIXES | {
 # fmt: on
 """Suffixes of pictures that are not read, in lower case; a file of any other suffix is taken for no picture."""
 
-# 8 bits are the upper 8 of 16. Where not one value reaches a quarter of the range, the file holds the 10 to 14 bits of
-# a sensor, and the picture would be dark or plain black.
+# 8 bits are the upper 8 of 16. Where no value reaches a quarter of the range, the file holds the 10 to 14 bits of a
+# sensor, and the picture would be dark or plain black. A few hot pixels do not make it brighter.
 _DIMMEST_16_BIT = 2**14
+_WITHOUT_HOT_PIXELS = 99.9  # percentile
 _TIFF_HEADS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
+# OpenCV tells formats by their content, and would read a GIF named .jpg, the first picture of an animation.
+_HEADS = (b'\x89PNG', b'\xff\xd8\xff', b'BM', *_TIFF_HEADS)
 _HEIC_BRANDS = (b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1')
 _DAMAGED = (
     'cannot be decoded: it is damaged, incomplete, or not what its extension says. Copy or export it again, or remove '
@@ -60,7 +64,7 @@ _COLOR_SAMPLES: dict[int, int] = {
 _TO_8_BITS = 'Convert it to 8 bits, with the range of grey values stretched as you want the model to see it.'
 
 
-class ImageError(ValueError):
+class ImageError(DatasetError):
     """An image file that cannot be read as it stands. The message names the file and the remedy."""
 
 
@@ -100,6 +104,10 @@ def read_photograph(
         raise ImageError(f'image {path} {fault}')
     if image is None:
         raise _undecodable(path, content)
+    if color_type != 'unchanged' and not _is_of_a_read_format(content):
+        raise ImageError(
+            f'image {path} is of a format that is not read, whatever its extension says. Convert it to JPEG or PNG.'
+        )
     return image
 
 
@@ -160,6 +168,16 @@ def _like(loader: LoadImageFromFile) -> LoadPhotograph:
 
 
 def _decode(content: bytes, color_type: str, backend: str) -> np.ndarray | None:
+    if backend == 'cv2' and color_type == 'color' and content[:4] in _TIFF_HEADS:
+        with TiffFile(io.BytesIO(content)) as tiff:
+            page = tiff.pages.first
+        if page.bitspersample > 8 and page.is_tiled and page.samplesperpixel == 1:
+            # With 8 bits asked for, OpenCV loses most of such a picture.
+            values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+            if values is None:
+                return None
+            upper = (values.astype(np.uint16) >> 8).astype(np.uint8)
+            return 255 - upper if page.photometric == PHOTOMETRIC.MINISWHITE else upper
     if not _is_heic(content):
         return mmcv.imfrombytes(content, flag=color_type, backend=backend)
     if not READS_HEIC:
@@ -168,6 +186,10 @@ def _decode(content: bytes, color_type: str, backend: str) -> np.ndarray | None:
 
     pillow_heif.register_heif_opener()
     return mmcv.imfrombytes(content, flag=color_type, backend='pillow')
+
+
+def _is_of_a_read_format(content: bytes) -> bool:
+    return content.startswith(_HEADS) or (content[:4] == b'RIFF' and content[8:12] == b'WEBP') or _is_heic(content)
 
 
 def _is_heic(content: bytes) -> bool:
@@ -214,19 +236,28 @@ def _fault_of_pages(content: bytes, backend: str) -> str | None:
     if page.sampleformat != SAMPLEFORMAT.UINT or page.bitspersample > 16:
         signed = ', signed' if page.sampleformat == SAMPLEFORMAT.INT else ''
         return f'has {page.bitspersample} bits a channel{signed}. {_TO_8_BITS}'
-    return _fault_of_16_bits(content, backend) if page.bitspersample > 8 else None
+    return _fault_of_16_bits(content, backend, page) if page.bitspersample > 8 else None
 
 
-def _fault_of_16_bits(content: bytes, backend: str) -> str | None:
+def _fault_of_16_bits(content: bytes, backend: str, page: TiffPage | None = None) -> str | None:
     if backend != 'cv2':
         return f'has 16 bits a channel, which imdecode_backend={backend!r} clips. {_TO_8_BITS}'
-    values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    # Of channels stored apart OpenCV reads 8 bits alone.
+    is_apart = page is not None and page.planarconfig == PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
+    values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR if is_apart else cv2.IMREAD_UNCHANGED)
     if values is None:
         return _DAMAGED
+    values = values * np.uint16(257) if values.dtype == np.uint8 else values
     # The fourth channel is transparency, and mostly 65535.
-    brightest = values[..., :3].max() if values.ndim == 3 else values.max()
-    if brightest >= _DIMMEST_16_BIT:
+    values = values[..., :3] if values.ndim == 3 else values
+    if page is not None and page.photometric == PHOTOMETRIC.MINISWHITE:
+        # 0 is white: what is stored bright is dim, and what is stored dim all but white.
+        values = np.minimum(values, 65535 - values)
+    if np.count_nonzero(values >= _DIMMEST_16_BIT) > (1 - _WITHOUT_HOT_PIXELS / 100) * values.size:
         return None
+    brightest = values.max()
+    if brightest >= _DIMMEST_16_BIT:
+        brightest = np.percentile(values, _WITHOUT_HOT_PIXELS, method='higher')
     return (
         f'has 16 bits a channel, but its brightest value is {brightest} of 65535: read as 8 bits it would be all but '
         f'black. {_TO_8_BITS}'

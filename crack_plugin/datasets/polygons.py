@@ -16,7 +16,24 @@ from typing import Literal, NamedTuple, get_args
 import cv2
 import numpy as np
 
+from crack_plugin.datasets.errors import DatasetError
 from crack_plugin.datasets.joined_parts import split_joined_parts
+from crack_plugin.datasets.mask_polygons import format_labels, mask_to_polygons
+
+__all__ = [
+    'MAX_CLASSES',
+    'Boxes',
+    'LabelError',
+    'Outside',
+    'Polygon',
+    'check_boxes',
+    'check_outside',
+    'format_labels',
+    'mask_to_polygons',
+    'parse_labels',
+    'parse_lines',
+    'rasterize',
+]
 
 Boxes = Literal['error', 'fill', 'drop']
 Outside = Literal['error', 'clip']
@@ -28,7 +45,7 @@ MAX_CLASSES = 254
 _TEXT_PRECISION = 1e-6
 
 
-class LabelError(ValueError):
+class LabelError(DatasetError):
     """A label file that cannot be read as it stands. The message names file, line, fault and remedy.
 
     Attributes:
@@ -83,8 +100,18 @@ def parse_labels(
         The polygons in the order of the file; of a line that joins several parts, each part.
 
     Raises:
-        LabelError: The content is no valid label file for this image.
-        ValueError: ``boxes`` or ``outside`` is none of the known.
+        LabelError: The content is not a valid label file for this image.
+        DatasetError: ``boxes`` or ``outside`` has an unknown value.
+
+    Example:
+        >>> (triangle,) = parse_labels('0 0.25 0.25 0.75 0.25 0.75 0.75', shape=(4, 8))
+        >>> triangle.class_id, triangle.points.tolist()
+        (0, [[0.25, 0.25], [0.75, 0.25], [0.75, 0.75]])
+        >>> parse_labels('0 0.25 0.25', shape=(4, 8), source='a.txt')
+        Traceback (most recent call last):
+            ...
+        crack_plugin.datasets.polygons.LabelError: a.txt, line 1: 1 point(s), a polygon has at least three: \
+`class x1 y1 x2 y2 x3 y3`. Delete the line, or draw the polygon again.
     """
     polygons, errors = parse_lines(content, shape, names, boxes, source, outside)
     if errors:
@@ -114,7 +141,7 @@ def parse_lines(
         The polygons of the good lines and an error for each other line, both in the order of the file.
 
     Raises:
-        ValueError: ``boxes`` or ``outside`` is none of the known.
+        DatasetError: ``boxes`` or ``outside`` is none of the known.
     """
     check_boxes(boxes)
     check_outside(outside)
@@ -152,6 +179,13 @@ def rasterize(
 
     Returns:
         Shape (H, W), uint8: 0 where no polygon reaches.
+
+    Example:
+        >>> rasterize(parse_labels('0 0.25 0.25 0.75 0.25 0.75 0.75', shape=(4, 8)), shape=(4, 8))
+        array([[0, 0, 0, 0, 0, 0, 0, 0],
+               [0, 0, 1, 1, 1, 1, 1, 0],
+               [0, 0, 0, 0, 1, 1, 1, 0],
+               [0, 0, 0, 0, 0, 0, 1, 0]], dtype=uint8)
     """
     height, width = shape
     label_map = np.zeros(shape, np.uint8)
@@ -171,71 +205,16 @@ def rasterize(
     return label_map
 
 
-def mask_to_polygons(mask: np.ndarray) -> list[np.ndarray]:
-    """Cover a mask exactly by polygons, each of them without a hole.
-
-    A region with holes is cut along rows or columns through its holes, because a YOLO polygon cannot have any.
-
-    Args:
-        mask: Shape (H, W), any type; foreground is what is not 0.
-
-    Returns:
-        Arrays of shape (n, 2), int32: (x, y) pixels. A region of one or two points, or a straight line, repeats its
-        last point so that n >= 3.
-
-    Raises:
-        ValueError: ``mask`` is not two-dimensional.
-    """
-    if mask.ndim != 2:
-        raise ValueError(f'a mask has the shape (H, W), this one has {mask.shape}')
-    # Two levels: the outlines of the 8-connected regions, and under each the outlines of its 4-connected holes.
-    outlines, hierarchy = cv2.findContours((mask != 0).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    if not outlines:
-        return []
-    holes: dict[int, list[np.ndarray]] = {i: [] for i, parent in enumerate(hierarchy[0, :, 3]) if parent < 0}
-    for outline, parent in zip(outlines, hierarchy[0, :, 3].tolist(), strict=True):
-        if parent >= 0:
-            holes[parent].append(outline)
-    pieces: list[np.ndarray] = []
-    for i, inner in holes.items():
-        pieces += _cut_through_holes(outlines[i], inner) if inner else [outlines[i]]
-    return [_at_least_three_points(piece[:, 0]) for piece in pieces]
-
-
-def format_labels(mask: np.ndarray, class_id: int = 0) -> str:
-    """Write a mask as the content of a YOLO label file that gives the identical mask when it is read and rasterised.
-
-    Args:
-        mask: Shape (H, W), any type; foreground is what is not 0.
-        class_id: The class id of every line.
-
-    Returns:
-        One line a polygon, each ended by a newline; empty for an empty mask. Coordinates have 6 decimals, or one more
-        than the longer side has digits, so that rounding moves a point by less than 0.05 pixels.
-
-    Raises:
-        ValueError: ``mask`` is not two-dimensional.
-    """
-    polygons = mask_to_polygons(mask)
-    height, width = mask.shape
-    decimals = max(6, len(str(max(height, width))) + 1)
-    lines = []
-    for pixels in polygons:
-        values = (pixels / (width, height)).ravel().tolist()
-        lines.append(' '.join([str(class_id), *(f'{value:.{decimals}f}' for value in values)]) + '\n')
-    return ''.join(lines)
-
-
 def check_boxes(boxes: str) -> None:
-    """Raise ``ValueError`` unless ``boxes`` is a way to treat detection boxes."""
+    """Raise ``DatasetError`` unless ``boxes`` is a way to treat detection boxes."""
     if boxes not in get_args(Boxes):
-        raise ValueError(f"boxes={boxes!r} is not known: 'error', 'fill' (as rectangles) or 'drop'")
+        raise DatasetError(f"boxes={boxes!r} is not known: 'error', 'fill' (as rectangles) or 'drop'")
 
 
 def check_outside(outside: str) -> None:
-    """Raise ``ValueError`` unless ``outside`` is a way to treat polygons that reach out of the image."""
+    """Raise ``DatasetError`` unless ``outside`` is a way to treat polygons that reach out of the image."""
     if outside not in get_args(Outside):
-        raise ValueError(f"outside={outside!r} is not known: 'error' or 'clip' (cut at the edge of the image)")
+        raise DatasetError(f"outside={outside!r} is not known: 'error' or 'clip' (cut at the edge of the image)")
 
 
 def _decode(content: str | bytes, source: str) -> str:
@@ -396,38 +375,3 @@ def _is_invisible(pixels: np.ndarray, shape: tuple[int, int]) -> bool:
 
 def _shortened(token: str) -> str:
     return repr(token if len(token) <= 40 else token[:37] + '...')
-
-
-def _cut_through_holes(outline: np.ndarray, holes: list[np.ndarray]) -> list[np.ndarray]:
-    """Cut a region so that a cut passes through each of its holes; what remains has none.
-
-    A hole that is cut opens towards the cut, and a straight cut closes no new one.
-    """
-    left, top, width, height = cv2.boundingRect(outline)
-    region = np.zeros((height, width), np.uint8)
-    cv2.fillPoly(region, [outline, *holes], 1, offset=(-left, -top))
-    # A hole's outline runs on the foreground around it, so the hole itself lies one pixel further in.
-    boxes = np.array([cv2.boundingRect(hole) for hole in holes]) - (left, top, 0, 0)
-    rows = _stab([(y + 1, y + h - 1) for _, y, _, h in boxes.tolist()])
-    columns = _stab([(x + 1, x + w - 1) for x, _, w, _ in boxes.tolist()])
-    axis, cuts = (0, rows) if len(rows) <= len(columns) else (1, columns)
-    pieces: list[np.ndarray] = []
-    for start, band in zip([0, *cuts], np.split(region, cuts, axis), strict=True):
-        offset = (left, top + start) if axis == 0 else (left + start, top)
-        pieces += cv2.findContours(
-            np.ascontiguousarray(band), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=offset
-        )[0]
-    return pieces
-
-
-def _stab(intervals: list[tuple[int, int]]) -> list[int]:
-    """The fewest positions, ascending, that touch every closed interval."""
-    positions: list[int] = []
-    for first, last in sorted(intervals, key=lambda interval: interval[1]):
-        if not positions or positions[-1] < first:
-            positions.append(last)
-    return positions
-
-
-def _at_least_three_points(points: np.ndarray) -> np.ndarray:
-    return np.pad(points, ((0, max(0, 3 - len(points))), (0, 0)), mode='edge')

@@ -1,29 +1,22 @@
 """Crack datasets exported in YOLO segmentation format, by Roboflow or for Ultralytics, as an MMSegmentation dataset."""
 
 import colorsys
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mmengine.dist import is_main_process
-from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
+from crack_plugin.datasets.data_yaml import DataYaml, read_data_yaml
+from crack_plugin.datasets.errors import DatasetError, DatasetNotFoundError, PipelineError
 from crack_plugin.datasets.foreground import describe_absence, find_absent
 from crack_plugin.datasets.masks import check_threshold
+from crack_plugin.datasets.names import count_suffixes, listed, warn
 from crack_plugin.datasets.photographs import with_refusals
 from crack_plugin.datasets.polygons import MAX_CLASSES, Boxes, Outside, check_boxes, check_outside
-from crack_plugin.datasets.yolo_layout import (
-    Annotations,
-    DataYaml,
-    SplitFiles,
-    count_suffixes,
-    find_split,
-    listed,
-    read_data_yaml,
-)
+from crack_plugin.datasets.yolo_layout import Annotations, SplitFiles, find_split
 
 MissingLabel = Literal['background', 'error']
 
@@ -77,8 +70,8 @@ class YOLOCrackDataset(BaseSegDataset):
         lazy_init: As in ``BaseSegDataset``; the disk is not read before ``full_init``.
 
     Raises:
-        FileNotFoundError: A folder, a split, its images or, with ``missing_label='error'``, a label is missing.
-        ValueError: An argument or ``data.yaml`` is wrong, or they contradict each other.
+        DatasetNotFoundError: A folder, a split, its images or, with ``missing_label='error'``, a label is missing.
+        DatasetError: An argument or ``data.yaml`` is wrong, or they contradict each other.
     """
 
     METAINFO = {'classes': ('background', 'crack'), 'palette': [[0, 0, 0], *foreground_palette(1)]}
@@ -105,13 +98,13 @@ class YOLOCrackDataset(BaseSegDataset):
         check_boxes(boxes)
         check_outside(outside)
         if missing_label not in get_args(MissingLabel):
-            raise ValueError(f"missing_label={missing_label!r} is not known: 'background' or 'error'")
+            raise DatasetError(f"missing_label={missing_label!r} is not known: 'background' or 'error'")
         if annotations not in get_args(Annotations):
-            raise ValueError(f"annotations={annotations!r} is not known: 'polygons' or 'masks'")
+            raise DatasetError(f"annotations={annotations!r} is not known: 'polygons' or 'masks'")
         if annotations == 'masks' and (len(classes) != 1 or class_map):
-            raise ValueError("annotations='masks' has one class: set one name as `classes`, and no class_map")
+            raise DatasetError("annotations='masks' has one class: set one name as `classes`, and no class_map")
         if annotations != 'masks' and (mask_suffix or mask_threshold is not None):
-            raise ValueError("mask_suffix and mask_threshold are for annotations='masks'")
+            raise DatasetError("mask_suffix and mask_threshold are for annotations='masks'")
         check_threshold(mask_threshold)
         self.split = split
         self.foreground = _checked_classes(classes)
@@ -148,14 +141,14 @@ class YOLOCrackDataset(BaseSegDataset):
             Label to its label among ``new_classes``, 255 for a class that is not among them; None if nothing changes.
 
         Raises:
-            ValueError: A new class is none of the dataset's.
+            DatasetError: A new class is none of the dataset's.
         """
         old_classes = ['background', *self.foreground]
         if new_classes is None or list(new_classes) == old_classes:
             return None
         unknown = [name for name in new_classes if name not in old_classes]
         if unknown:
-            raise ValueError(
+            raise DatasetError(
                 f'metainfo names the classes {unknown}, but the dataset has {old_classes}, and metainfo can only '
                 'select among them. Set `classes` (the foreground names) instead.'
             )
@@ -163,7 +156,7 @@ class YOLOCrackDataset(BaseSegDataset):
         return {label: new_labels.get(name, 255) for label, name in enumerate(old_classes)}
 
     def full_init(self) -> None:
-        """As in ``BaseSegDataset``; then tell of the foreground classes that do not occur."""
+        """As in ``BaseSegDataset``; then warn of foreground classes that do not occur."""
         if self._fully_initialized:
             return
         super().full_init()
@@ -207,12 +200,12 @@ class YOLOCrackDataset(BaseSegDataset):
 
         Raises:
             ImageError: The image is refused, see ``read_photograph``.
-            RuntimeError: The pipeline returned nothing. (``BaseDataset`` would put another sample in its place.)
+            PipelineError: The pipeline returned nothing. (``BaseDataset`` would put another sample in its place.)
         """
         info = self.get_data_info(idx)
         data = self.pipeline(info)
         if data is None:
-            raise RuntimeError(
+            raise PipelineError(
                 f'the pipeline returned nothing for {info["img_path"]}: a transform refused the sample, for instance '
                 'LoadImageFromFile(ignore_empty=True). Remove that option, or the sample.'
             )
@@ -226,34 +219,34 @@ class YOLOCrackDataset(BaseSegDataset):
             if looked_at < len(self):
                 images = f'the {looked_at} of {len(self)} images looked at'
             names = [classes[label] for label in absent]
-            _warn(f'split {self.split!r} of {self.data_root}: {describe_absence(names, classes[1:], images)}')
+            warn(f'split {self.split!r} of {self.data_root}: {describe_absence(names, classes[1:], images)}')
 
     def _check_completeness(self, files: SplitFiles) -> None:
         """Report what does not fit together, or refuse it."""
         where = f'split {self.split!r} of {self.data_root}'
         without = f'{len(files.unlabelled)} of {len(files.pairs)} images have no label file'
         if files.unlabelled and self.missing_label == 'error':
-            raise FileNotFoundError(
+            raise DatasetNotFoundError(
                 f'{where}: {without}: {listed(files.unlabelled)}. Add them (empty files if nothing is to be seen), or '
                 "set missing_label='background'."
             )
         if files.unlabelled:
-            _warn(f'{where}: {without} and are taken as background')
+            warn(f'{where}: {without} and are taken as background')
         if files.orphans:
-            _warn(f'{where}: {len(files.orphans)} label files belong to no image and are not used')
+            warn(f'{where}: {len(files.orphans)} label files belong to no image and are not used')
         if files.others:
-            _warn(f'{where}: files that are no images are not used ({count_suffixes(files.others)})')
+            warn(f'{where}: files that are no images are not used ({count_suffixes(files.others)})')
 
 
 def _checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
     if isinstance(classes, str):
-        raise ValueError(f'classes={classes!r} is one string, not a list of names: write classes=({classes!r},)')
+        raise DatasetError(f'classes={classes!r} is one string, not a list of names: write classes=({classes!r},)')
     if not 0 < len(classes) <= MAX_CLASSES:
-        raise ValueError(f'classes has {len(classes)} names: one to {MAX_CLASSES} are possible')
+        raise DatasetError(f'classes has {len(classes)} names: one to {MAX_CLASSES} are possible')
     if len({name.casefold() for name in classes}) < len(classes):
-        raise ValueError(f'classes={tuple(classes)} names a class twice (upper and lower case do not matter)')
+        raise DatasetError(f'classes={tuple(classes)} names a class twice (upper and lower case do not matter)')
     if 'background' in classes:
-        raise ValueError(f"classes={tuple(classes)}: 'background' is added by the dataset, name the foreground only")
+        raise DatasetError(f"classes={tuple(classes)}: 'background' is added by the dataset, name the foreground only")
     return tuple(classes)
 
 
@@ -266,23 +259,23 @@ def _match_classes(
         names = list(classes) if data_yaml.names is None else data_yaml.names
         return names, list(range(1, len(names) + 1))
     if data_yaml.names is None:
-        raise ValueError(f'class_map maps the `names` in {data_yaml.file}, but there are none. Write them there.')
+        raise DatasetError(f'class_map maps the `names` in {data_yaml.file}, but there are none. Write them there.')
     names = data_yaml.names
     if not isinstance(class_map, Mapping):
-        raise ValueError(
+        raise DatasetError(
             f"class_map={class_map!r}: give a dict, name to class, such as {{'Crack': 'crack', 'scale bar': None}}."
         )
     class_map = {str(name): target for name, target in class_map.items()}
     unknown = [name for name in class_map if name not in names]
     if unknown:
-        raise ValueError(f'class_map maps {unknown}, but the names in {data_yaml.file} are {names}. Correct one.')
+        raise DatasetError(f'class_map maps {unknown}, but the names in {data_yaml.file} are {names}. Correct one.')
     labels: dict[str | None, int | None] = {name.casefold(): label for label, name in enumerate(classes, start=1)}
     labels[None] = None
     targets = [class_map.get(name, name) for name in names]
     keys = [None if target is None else str(target).casefold() for target in targets]
     lost = [name for name, key in zip(names, keys, strict=True) if key not in labels]
     if lost:
-        raise ValueError(
+        raise DatasetError(
             f'class_map leads {lost} of {data_yaml.file} to none of the classes {tuple(classes)}. Map each to one of '
             'them, or to None to leave its polygons out.'
         )
@@ -294,14 +287,14 @@ def _check_agreement(data_yaml: DataYaml, classes: Sequence[str]) -> None:
     if names is None:
         count = data_yaml.content.get('nc')
         if isinstance(count, int) and count > len(classes):
-            raise ValueError(f'{data_yaml.file}: `nc` is {count}, but classes={tuple(classes)}. Name all classes.')
+            raise DatasetError(f'{data_yaml.file}: `nc` is {count}, but classes={tuple(classes)}. Name all classes.')
         return
     folded = [name.casefold() for name in classes]
     if [name.casefold() for name in names] == folded[: len(names)]:
         return
     known = dict(zip(folded, classes, strict=True))
     beyond = [name for name in names if name.casefold() not in known]
-    # Where no name says which one is wanted, it is all of them rather than none.
+    # Without a matching name, the suggestion maps all names to the class rather than none.
     other = classes[0] if len(classes) == 1 and len(beyond) == len(names) else None
     remedy = (
         'Say what each name stands for (None leaves its polygons out), for instance '
@@ -312,8 +305,4 @@ def _check_agreement(data_yaml: DataYaml, classes: Sequence[str]) -> None:
     else:
         fault = f'the names {beyond} are not among' if beyond else f'the names {names} are in another order than'
         remedy += f', or name the classes as the file does: classes={tuple(names)}'
-    raise ValueError(f"{data_yaml.file}: {fault} the dataset's classes={tuple(classes)}. {remedy}.")
-
-
-def _warn(message: str) -> None:
-    print_log(message, logger='current', level=logging.WARNING)
+    raise DatasetError(f"{data_yaml.file}: {fault} the dataset's classes={tuple(classes)}. {remedy}.")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from crack_plugin.evaluation import measures
 from crack_plugin.evaluation.image_statistics import PIXEL_MEASURES, ImageStatistics
+from crack_plugin.evaluation.measures import MetricError
 from crack_plugin.evaluation.val_loss import ImageLoss
 
 IOU_METRICS = ('mIoU', 'mDice', 'mFscore')
@@ -116,7 +117,7 @@ class CrackMetric(IoUMetric):
         statistics (ImageStatistics, optional): What the scores of the last evaluation were computed from, on rank 0.
 
     Raises:
-        ValueError: ``iou_metrics`` has an unknown name, ``tolerance`` is negative, or ``format_only`` is set without
+        MetricError: ``iou_metrics`` has an unknown name, ``tolerance`` is negative, or ``format_only`` is set without
             ``output_dir``. Later, naming the image: shapes, classes or logits that do not fit the dataset.
     """
 
@@ -136,11 +137,11 @@ class CrackMetric(IoUMetric):
     ) -> None:
         iou_metrics = [iou_metrics] if isinstance(iou_metrics, str) else list(iou_metrics)
         if unknown := set(iou_metrics) - set(IOU_METRICS):
-            raise ValueError(f'iou_metrics has {sorted(unknown)}; choose from {list(IOU_METRICS)}')
+            raise MetricError(f'iou_metrics has {sorted(unknown)}; choose from {list(IOU_METRICS)}')
         if tolerance < 0:
-            raise ValueError(f'tolerance is a distance in pixels, got {tolerance}')
+            raise MetricError(f'tolerance is a distance in pixels, got {tolerance}')
         if format_only and not output_dir:
-            raise ValueError('format_only=True writes predictions and nothing else: give output_dir as well')
+            raise MetricError('format_only=True writes predictions and nothing else: give output_dir as well')
         super().__init__(
             ignore_index=ignore_index,
             iou_metrics=iou_metrics,
@@ -165,7 +166,7 @@ class CrackMetric(IoUMetric):
                 with their 'data' of shape (1 or C, H, W).
 
         Raises:
-            ValueError: A sample does not fit the dataset; the message names its image.
+            MetricError: A sample does not fit the dataset; the message names its image.
         """
         for sample in data_samples:
             try:
@@ -176,7 +177,7 @@ class CrackMetric(IoUMetric):
                     super().process(data_batch, [sample])
                     self.results.append(self._score(sample, areas=self.results.pop()))
             except ValueError as error:
-                raise ValueError(f'{sample.get("img_path", "an image without img_path")}: {error}') from error
+                raise MetricError(f'{sample.get("img_path", "an image without img_path")}: {error}') from error
 
     def compute_metrics(self, results: list[ImageResult]) -> dict[str, float]:
         """Reduce the images' results to the dataset's scores and log them as tables.
@@ -190,12 +191,12 @@ class CrackMetric(IoUMetric):
             dict[str, float]: Scores by key; empty with ``format_only``.
 
         Raises:
-            ValueError: There is no result.
+            MetricError: There is no result.
         """
         if self.format_only:
             return super().compute_metrics(results)
         if not results:
-            raise ValueError('CrackMetric has nothing to score: the dataloader gave no image')
+            raise MetricError('CrackMetric has nothing to score: the dataloader gave no image')
         metrics = super().compute_metrics([result.areas for result in results])
 
         self.statistics = _stack(results)
@@ -245,31 +246,31 @@ class CrackMetric(IoUMetric):
     def _foreground(self) -> Sequence[str]:
         classes = (self.dataset_meta or {}).get('classes', ())
         if len(classes) < 2:
-            raise ValueError(
+            raise MetricError(
                 f'CrackMetric needs a background class and at least one more, but the dataset has {tuple(classes)}'
             )
         return classes[1:]
 
     def _check_sample(self, sample: dict) -> None:
-        """Raise a ``ValueError`` for what ``IoUMetric`` would stumble over later."""
+        """Raise a ``MetricError`` for what ``IoUMetric`` would stumble over later."""
         if 'gt_sem_seg' not in sample:
-            raise ValueError(
+            raise MetricError(
                 'there is no gt_sem_seg to score against: load the labels in the test pipeline, or set '
                 'format_only=True and output_dir to write predictions alone'
             )
         size = tuple(sample['gt_sem_seg']['data'].shape[-2:])
         for key in ('pred_sem_seg', 'seg_logits'):
             if key in sample and tuple(sample[key]['data'].shape[-2:]) != size:
-                raise ValueError(
+                raise MetricError(
                     f'{key} has shape {tuple(sample[key]["data"].shape)}, its mask {size} (height, width): '
                     'labels are scored at the size of the image file (load them after any resizing)'
                 )
         if self.image_loss is not None and 'seg_logits' not in sample:
-            raise ValueError('there are no seg_logits to compute loss_decode of; take it out of CrackMetric')
+            raise MetricError('there are no seg_logits to compute loss_decode of; take it out of CrackMetric')
         num_classes = 1 + len(self._foreground)
         channels = len(sample['seg_logits']['data']) if 'seg_logits' in sample else num_classes
         if channels != num_classes and (channels, num_classes) != (1, 2):
-            raise ValueError(
+            raise MetricError(
                 f'seg_logits has {channels} channels, but the dataset has {num_classes} classes; set num_classes '
                 '(and out_channels) of the model to that number'
             )
@@ -311,7 +312,7 @@ class CrackMetric(IoUMetric):
         probability = logits if len(logits) == 1 else logits.softmax(dim=0)[1:]
         low, high = (bound.item() for bound in torch.aminmax(probability))
         if not (0 <= low <= high <= 1):
-            raise ValueError(
+            raise MetricError(
                 f'seg_logits give foreground probabilities from {low} to {high}. NaN: the model has diverged, or half '
                 'precision overflowed. Outside [0, 1]: a one-channel seg_logits must be probabilities (after the '
                 'sigmoid), as BaseSegmentor.postprocess_result stores them'

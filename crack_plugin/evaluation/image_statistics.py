@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from crack_plugin.evaluation import measures
+from crack_plugin.evaluation.measures import MetricError
 
 PIXEL_MEASURES = ('IoU', 'Dice', 'Precision', 'Recall')
 
@@ -82,7 +84,7 @@ def bootstrap_intervals(
     runs: Sequence[ImageStatistics], resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """Confidence intervals of the scores over images: the percentile bootstrap (Efron and Tibshirani, "An Introduction
-    to the Bootstrap", 1993, section 13.3).
+    to the Bootstrap", 1993, section 13.3), by SciPy.
 
     As many images as there are get drawn with replacement, and scored; the interval holds the middle ``level`` of the
     scores so found. It speaks of other images of the same kind. It does not speak of other trainings, and photographs
@@ -99,18 +101,31 @@ def bootstrap_intervals(
         Low and high end by score, as :meth:`ImageStatistics.summary` names them.
 
     Raises:
-        ValueError: The runs are of different numbers of images.
+        MetricError: The runs are of different numbers of images.
     """
     sizes = {len(run) for run in runs}
     if len(sizes) != 1:
-        raise ValueError(f'the runs must be of the same images, and have {sorted(sizes)} of them')
+        raise MetricError(f'the runs must be of the same images, and have {sorted(sizes)} of them')
     (size,) = sizes
-    generator = np.random.default_rng(seed)
-    draws: list[dict[str, float]] = []
-    for _ in range(resamples):
-        indices = generator.integers(size, size=size)
-        summaries = [run.take(indices).summary() for run in runs]
-        draws.append({name: float(np.mean([summary[name] for summary in summaries])) for name in summaries[0]})
-    ends = (50 * (1 - level), 50 * (1 + level))
-    intervals = {name: np.percentile([draw[name] for draw in draws], ends) for name in draws[0]}
-    return {name: (float(low), float(high)) for name, (low, high) in intervals.items()}
+    names = list(runs[0].summary())
+
+    def mean_scores(draws: np.ndarray, axis: int) -> np.ndarray:
+        """Scores by name and draw, shape (S, D), of the images that draws (D, N) select."""
+        summaries = [[run.take(images).summary() for run in runs] for images in draws]
+        return np.array([[np.mean([one[name] for one in draw]) for draw in summaries] for name in names])
+
+    if size == 1:
+        # SciPy refuses a sample of one, of which every draw is the same.
+        low = high = mean_scores(np.array([[0]]), axis=-1)[:, 0]
+    else:
+        low, high = stats.bootstrap(
+            (np.arange(size),),
+            mean_scores,
+            n_resamples=resamples,
+            batch=1,
+            vectorized=True,
+            confidence_level=level,
+            method='percentile',
+            random_state=np.random.default_rng(seed),  # `rng` from SciPy 1.15 on
+        ).confidence_interval
+    return {name: (float(start), float(end)) for name, start, end in zip(names, low, high, strict=True)}

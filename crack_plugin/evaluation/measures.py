@@ -11,11 +11,17 @@ import torch
 from skimage import morphology
 from torch import Tensor
 
+from crack_plugin.errors import CrackPluginError
+
 EPSILON = 1e-6
 """Added to both sides of every ratio of :func:`overlap_scores`, so that 0 / 0 is 1."""
 
 THRESHOLDS = (np.arange(1, 100) / 100).astype(np.float32)
 """The 99 thresholds 0.01, 0.02, ... 0.99 of ODS and OIS, in the precision of the probabilities."""
+
+
+class MetricError(CrackPluginError, ValueError):
+    """Predictions and labels that cannot be scored, or settings of a metric that contradict each other."""
 
 
 def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
@@ -31,7 +37,7 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore
         Tensor: Pixels by [true class, predicted class], shape (C, C), int64.
 
     Raises:
-        ValueError: A predicted class or a label is out of range.
+        MetricError: A predicted class or a label is out of range.
 
     Example:
         >>> label = torch.tensor([0, 0, 1, 255])
@@ -43,7 +49,7 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore
     for name, values in (('prediction', prediction), ('label', label)):
         low, high = (int(bound) for bound in torch.aminmax(values))
         if low < 0 or high >= num_classes:
-            raise ValueError(
+            raise MetricError(
                 f'the {name} holds class {low if low < 0 else high}, but there are {num_classes} classes '
                 f'(0 to {num_classes - 1}) and ignore_index is {ignore_index}'
             )

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from crack_plugin.evaluation.measures import MetricError
 from crack_plugin.losses import build_losses, decode_losses
 
 
@@ -37,10 +38,10 @@ class ImageLoss:
             'val_loss', the sum that training minimises, and where there are several losses each as 'val_<loss_name>'.
 
         Raises:
-            ValueError: ``seg_logits`` has one channel, which MMSegmentation fills with probabilities.
+            MetricError: ``seg_logits`` has one channel, which MMSegmentation fills with probabilities.
         """
         if len(seg_logits) == 1:
-            raise ValueError(
+            raise MetricError(
                 'a loss needs a logit for each class, and seg_logits has one channel of probabilities; set '
                 "out_channels=2 in the model's decode_head, or take loss_decode out of CrackMetric"
             )

@@ -9,12 +9,13 @@ from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from crack_plugin.checkpoints import load_from_local
-from crack_plugin.hooks import files
+from crack_plugin.errors import ConfigError, UnsuitableModelError
+from crack_plugin.files import LEFTOVER, write_atomically
+from crack_plugin.hooks.run_state import AFTER_CHECKPOINT_HOOK, best_scores, remove_older, unwrap
 
 RECORD = 'checkpoint.json'
 
@@ -37,11 +38,12 @@ class AdapterCheckpointHook(Hook):
         save_best: Keep ``adapters/best`` up to date. Defaults to True.
 
     Raises:
-        TypeError: Before training: the model has no ``save_adapter``.
-        ValueError: Before training: the model has no adapters; or ``interval`` or ``max_keep_ckpts`` is 0.
+        UnsuitableModelError: Before training: the model has no ``save_adapter``.
+        ConfigError: ``interval`` or ``max_keep_ckpts`` is 0.
+        AdapterError: Before training: the model has no adapters.
     """
 
-    priority = files.AFTER_CHECKPOINT_HOOK
+    priority = AFTER_CHECKPOINT_HOOK
 
     def __init__(
         self,
@@ -52,7 +54,7 @@ class AdapterCheckpointHook(Hook):
         save_best: bool = True,
     ) -> None:
         if interval == 0 or max_keep_ckpts == 0:
-            raise ValueError('AdapterCheckpointHook: interval and max_keep_ckpts are positive, or -1')
+            raise ConfigError('AdapterCheckpointHook: interval and max_keep_ckpts are positive, or -1')
         self.interval = interval
         self.by_epoch = by_epoch
         self.max_keep_ckpts = max_keep_ckpts
@@ -68,19 +70,19 @@ class AdapterCheckpointHook(Hook):
             return
         model = unwrap(runner.model)
         if not hasattr(model, 'save_adapter'):
-            raise TypeError(
+            raise UnsuitableModelError(
                 f'AdapterCheckpointHook saves adapters, and {type(model).__name__} has no save_adapter. Take the hook '
                 "out of the config's default_hooks or custom_hooks, or train 'SAM3TextLoRA'."
             )
         self.folder = Path(runner.work_dir) / 'adapters'
         self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix='.trial-', suffix=files.LEFTOVER) as scratch:
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix='.trial-', suffix=LEFTOVER) as scratch:
             model.save_adapter(scratch)
-        self._mend_numbered(runner)
-        self._scores = files.best_scores(runner)
+        self._save_missing_numbered(runner)
+        self._scores = best_scores(runner)
         if self.save_best:
             for key in self._scores:
-                self._mend_best(runner, key)
+                self._save_missing_best(runner, key)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Save ``adapters/epoch_N``."""
@@ -101,7 +103,7 @@ class AdapterCheckpointHook(Hook):
         """Save ``adapters/best`` if ``CheckpointHook`` has just found a new best."""
         if not (self._training and self.save_best and is_main_process()):
             return
-        before, self._scores = self._scores, files.best_scores(runner)
+        before, self._scores = self._scores, best_scores(runner)
         for key, score in self._scores.items():
             if before.get(key) != score:
                 with checkpoint_weights(runner) as model:
@@ -112,9 +114,9 @@ class AdapterCheckpointHook(Hook):
             return
         with checkpoint_weights(runner) as model:
             model.save_adapter(self.folder / name)
-        files.remove_older(self.folder, name, self.max_keep_ckpts)
+        remove_older(self.folder, name, self.max_keep_ckpts)
 
-    def _mend_numbered(self, runner: Runner) -> None:
+    def _save_missing_numbered(self, runner: Runner) -> None:
         """Write the folder of the checkpoint that the training goes on from: a kill may have come between the two."""
         if self.by_epoch:
             done, last = runner.epoch, runner.epoch == runner.max_epochs
@@ -127,15 +129,15 @@ class AdapterCheckpointHook(Hook):
 
     def _save_best(self, model: Any, key: str, record: dict[str, Any]) -> None:
         folder = self._best_folder(key)
-        # The record comes last, so that one that is up to date vouches for the weights.
+        # The record comes last: where it is up to date, the weights are too.
         model.save_adapter(folder)
-        files.write_whole(folder / RECORD, json.dumps(record, indent=2).encode())
+        write_atomically(folder / RECORD, json.dumps(record, indent=2).encode())
 
-    def _mend_best(self, runner: Runner, key: str) -> None:
+    def _save_missing_best(self, runner: Runner, key: str) -> None:
         """Write the best folder from the best checkpoint, if a kill came between the two, or the hook is new."""
         path = Path(runner.message_hub.get_info(key.replace('best_score', 'best_ckpt')))
         if not path.is_file():
-            runner.logger.warning(f'{path} is gone: {self._best_folder(key)} waits for the next best')
+            runner.logger.warning(f'{path} no longer exists: {self._best_folder(key)} is written at the next best')
             return
         checkpoint = load_from_local(str(path), 'cpu')
         record = self._record(runner, key, checkpoint['meta']['epoch'], checkpoint['meta']['iter'])
@@ -158,7 +160,7 @@ class AdapterCheckpointHook(Hook):
 
     @staticmethod
     def _record(runner: Runner, key: str, epoch: int, iteration: int) -> dict[str, Any]:
-        score = files.best_scores(runner)[key]
+        score = best_scores(runner)[key]
         return {'epoch': epoch, 'iter': iteration, 'score': score}
 
 
@@ -173,9 +175,3 @@ def checkpoint_weights(runner: Runner) -> Iterator[Any]:
     finally:
         for hook in averages:
             hook.after_val_epoch(runner)
-
-
-def unwrap(model: Any) -> Any:
-    while is_model_wrapper(model):
-        model = model.module
-    return model

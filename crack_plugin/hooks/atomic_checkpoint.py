@@ -1,4 +1,4 @@
-"""Checkpoints of which one is whole at any moment."""
+"""Checkpoints of which one is complete at any moment."""
 
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,18 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from crack_plugin.checkpoints import CheckpointError, newest_first
-from crack_plugin.hooks import files
+from crack_plugin.files import write_atomically
 
 OUTDATED = 'outdated_ckpts'
 
 
 @register_backend('whole_files')
-class WholeFileBackend(LocalBackend):
+class AtomicFileBackend(LocalBackend):
     """MMEngine's local files, written under a temporary name and moved."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write a file; see :func:`files.write_whole`."""
-        files.write_whole(Path(filepath), obj, durable=True)
+        """Write a file, see :func:`crack_plugin.files.write_atomically`."""
+        write_atomically(Path(filepath), obj, durable=True)
 
 
 @HOOKS.register_module()
@@ -84,7 +84,7 @@ class AtomicCheckpointHook(CheckpointHook):
             **self.args,
         )
         if is_main_process():
-            files.write_whole(Path(runner.work_dir, 'last_checkpoint'), self.last_ckpt.encode(), durable=True)
+            write_atomically(Path(runner.work_dir, 'last_checkpoint'), self.last_ckpt.encode(), durable=True)
         self._remove_outdated(runner)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
@@ -130,7 +130,7 @@ class _Postponing:
 
 
 def _find_best_in(runner: Runner) -> None:
-    """Where the work dir was moved or copied, take the best checkpoint for the one that came along."""
+    """Where the work dir was moved or copied, use the best checkpoint that was moved with it."""
     for key, path in list(runner.message_hub.runtime_info.items()):
         here = Path(runner.work_dir, Path(path).name) if key.startswith('best_ckpt') else None
         if here is not None and here.is_file():

@@ -2,7 +2,6 @@
 
 import json
 import math
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,17 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmseg.registry import HOOKS
 
-from crack_plugin.hooks import files
+from crack_plugin.errors import CrackPluginError
+from crack_plugin.files import write_atomically
+from crack_plugin.peak_memory import CUDA_ALLOCATOR, PROCESS, peak_memory, reset_peak_memory
 
 FILE = 'history.json'
 ELAPSED = 'history_elapsed_seconds'
 NOT_LOSSES = ('lr', 'base_lr', 'momentum', 'time', 'data_time', 'memory')
+
+
+class HistoryError(CrackPluginError, ValueError):
+    """A file is no history of a training; the message names it."""
 
 
 @HOOKS.register_module()
@@ -51,7 +56,7 @@ class HistoryHook(Hook):
         self._rows: list[dict[str, Any]] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Take over the rows that the checkpoint vouches for."""
+        """Keep the rows up to the checkpoint."""
         self._training = True
         self._device = next(runner.model.parameters()).device
         self._path = Path(runner.work_dir) / FILE
@@ -70,7 +75,7 @@ class HistoryHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Note time and memory."""
-        self._peak = max(self._peak, _peak_memory(self._device))
+        self._peak = max(self._peak, peak_memory(self._device))
         # In the checkpoint, for a resume in the middle of the epoch.
         runner.message_hub.update_info(ELAPSED, time.monotonic() - self._start)
 
@@ -90,7 +95,7 @@ class HistoryHook(Hook):
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Note memory."""
         if self._training:
-            self._peak = max(self._peak, _peak_memory(self._device))
+            self._peak = max(self._peak, peak_memory(self._device))
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Complete the row with the validation's half."""
@@ -100,52 +105,53 @@ class HistoryHook(Hook):
         memory = self._memory()
         if is_main_process():
             row = self._row(runner)
-            row |= {key: _plain(value) for key, value in (metrics or {}).items()}
+            row |= {key: _json_value(value) for key, value in (metrics or {}).items()}
             row['val_seconds'] = round(seconds, 3)
             row['seconds'] = round(row['train_seconds'] + seconds, 3)
-            self._put(row | memory)
+            self._write_row(row | memory)
         if self._axis == 'iter':
             self._start_clock(runner)
 
     def _start_clock(self, runner: Runner) -> None:
         self._start = time.monotonic() - runner.message_hub.runtime_info.get(ELAPSED, 0.0)
         self._peak = 0.0
+        # The peak of the process is that since its start.
         if self._device.type == 'cuda':
-            torch.cuda.reset_peak_memory_stats(self._device)
+            reset_peak_memory(self._device)
 
     def _close_training(self, runner: Runner, epoch: int, iteration: int, window: int) -> None:
         means = train_means_of_ranks(runner, window)
         row: dict[str, Any] = {'epoch': epoch, 'iter': iteration}
-        row |= {name if name == 'lr' else f'train_{name}': _plain(value) for name, value in means.items()}
+        row |= {name if name == 'lr' else f'train_{name}': _json_value(value) for name, value in means.items()}
         row['train_seconds'] = row['seconds'] = round(time.monotonic() - self._start, 3)
         row |= self._memory()
         self._closed_iter = iteration
         runner.message_hub.update_info(ELAPSED, 0.0)
         if is_main_process():
-            self._put(row)
+            self._write_row(row)
 
     def _row(self, runner: Runner) -> dict[str, Any]:
         """The row that the present validation belongs to."""
         last = self._rows[-1] if self._rows else None
         if last and last[self._axis] == self._position(runner):
             return last
-        # A validation caught up on, of an epoch that this file does not know.
+        # A validation run after a resume, of an epoch that is not in this file.
         return {'epoch': runner.epoch, 'iter': runner.iter, 'train_seconds': 0.0}
 
     def _position(self, runner: Runner) -> int:
         return runner.epoch if self._axis == 'epoch' else runner.iter
 
-    def _put(self, row: dict[str, Any]) -> None:
+    def _write_row(self, row: dict[str, Any]) -> None:
         self._rows = [other for other in self._rows if other[self._axis] < row[self._axis]] + [row]
         text = json.dumps(self._rows, indent=1, allow_nan=False)
-        files.write_whole(self._path, text.encode())
+        write_atomically(self._path, text.encode())
 
     def _memory(self) -> dict[str, Any]:
-        peak = torch.tensor([max(self._peak, _peak_memory(self._device))], dtype=torch.float64)
+        peak = torch.tensor([max(self._peak, peak_memory(self._device))], dtype=torch.float64)
         all_reduce(peak, op='max')
         return {
             'peak_memory_mb': round(peak.item(), 1),
-            'peak_memory_of': 'CUDA allocator' if self._device.type == 'cuda' else 'process',
+            'peak_memory_of': CUDA_ALLOCATOR if self._device.type == 'cuda' else PROCESS,
         }
 
 
@@ -153,15 +159,15 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
     """Rows of a ``history.json``.
 
     Raises:
-        ValueError: The file is not one that :class:`HistoryHook` wrote.
+        HistoryError: The file is not one that :class:`HistoryHook` wrote.
     """
     try:
         rows = json.loads(Path(path).read_text())
         if all({'epoch', 'iter'} <= row.keys() for row in rows):
             return rows
     except (json.JSONDecodeError, TypeError, AttributeError) as error:
-        raise ValueError(f'{path} is no history (a JSON list of rows): {error}. Move it away.') from error
-    raise ValueError(f"{path} is no history: a row without 'epoch' or 'iter'. Move it away.")
+        raise HistoryError(f'{path} is no history (a JSON list of rows): {error}. Move it away.') from error
+    raise HistoryError(f"{path} is no history: a row without 'epoch' or 'iter'. Move it away.")
 
 
 def train_means(runner: Runner, window: int) -> dict[str, float]:
@@ -202,15 +208,7 @@ def train_means_of_ranks(runner: Runner, window: int) -> dict[str, float]:
     return {name: value.item() for name, value in means.items()}
 
 
-def _peak_memory(device: torch.device) -> float:
-    """MiB, of CUDA's allocator on ``device`` or of the process."""
-    if device.type == 'cuda':
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    # Linux counts in KiB.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     """A number as JSON has it: not NumPy's, and null for what is not finite. Anything else as text."""
     if isinstance(value, (int, float, np.number)):
         return float(value) if math.isfinite(value) else None

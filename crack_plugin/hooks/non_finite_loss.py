@@ -1,5 +1,6 @@
-"""A loss that is no number must not reach the weights."""
+"""Stops a training, or skips the step, before a loss that is NaN or infinite reaches the weights."""
 
+import math
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -7,15 +8,22 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from crack_plugin.errors import ConfigError, CrackPluginError
+from crack_plugin.hooks.run_state import unwrap
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(CrackPluginError, RuntimeError):
     """Loss or gradient became NaN or infinite; the message names the iteration and the images."""
+
+
+class _StepSkippedError(Exception):
+    """Leaves the optimizer's step from its pre-hook; never reaches a user."""
 
 
 @HOOKS.register_module()
@@ -32,14 +40,14 @@ class NonFiniteLossHook(Hook):
         on_nan: 'stop' ends the training with an error; 'skip' leaves the step out, with a warning in the log.
 
     Raises:
-        ValueError: ``on_nan`` is neither.
+        ConfigError: ``on_nan`` is neither.
         NonFiniteLossError: In training, with 'stop'.
         PrecisionError: Before training: the model's precision asks for a gradient scaler, and there is none.
     """
 
     def __init__(self, on_nan: str = 'stop') -> None:
         if on_nan not in ('stop', 'skip'):
-            raise ValueError(f"NonFiniteLossHook: on_nan={on_nan!r}: choose 'stop' or 'skip'")
+            raise ConfigError(f"NonFiniteLossHook: on_nan={on_nan!r}: choose 'stop' or 'skip'")
         self.on_nan = on_nan
         self._batch: Any = None
 
@@ -47,7 +55,7 @@ class NonFiniteLossHook(Hook):
         """Put the checks between the loss and the weights."""
         wrapper = runner.optim_wrapper
         # A model under DDP is not asked for its own train_step, which would check the same.
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if hasattr(model, 'check_optim_wrapper'):
             model.check_optim_wrapper(wrapper)
         if not isinstance(wrapper, OptimWrapper):
@@ -55,7 +63,13 @@ class NonFiniteLossHook(Hook):
             return
         # The one place between loss and step that all models, wrapped or not, pass.
         wrapper.update_params = self._checked_update(runner, wrapper, wrapper.update_params)
-        if not isinstance(wrapper, AmpOptimWrapper):
+        if isinstance(wrapper, AmpOptimWrapper):
+            return
+        options = wrapper.clip_grad_kwargs
+        if options and wrapper.clip_func is clip_grad_norm_ and not options.get('error_if_nonfinite'):
+            # Between clipping, which has just computed and logged the norm, and the step.
+            wrapper.optimizer.register_step_pre_hook(lambda *_: self._check_logged_norm(runner, wrapper))
+        else:
             wrapper.step = self._checked_step(runner, wrapper, wrapper.step)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -70,14 +84,24 @@ class NonFiniteLossHook(Hook):
             anywhere = bad.to(torch.uint8)
             all_reduce(anywhere, op='max')
             if not anywhere.item():
-                update(loss, *args, **kwargs)
+                try:
+                    update(loss, *args, **kwargs)
+                except _StepSkippedError:
+                    wrapper.zero_grad()
                 return
             self._report(runner, f'the loss is {loss.item()}' if bad else None)
-            # The iteration counts for the accumulation of gradients, as if its backward pass had run.
-            wrapper._inner_count += 1
+            # The iteration counts for the accumulation of gradients: a backward pass that reaches no weight.
+            wrapper.backward(loss.new_zeros((), requires_grad=True))
             wrapper.zero_grad()
 
         return update_params
+
+    def _check_logged_norm(self, runner: Runner, wrapper: OptimWrapper) -> None:
+        logged = wrapper.message_hub.log_scalars.get(f'train/{wrapper.grad_name}')
+        # None: no parameter has had a gradient yet.
+        if logged is not None and not math.isfinite(logged.current()):
+            self._report(runner, 'the gradient is not finite')
+            raise _StepSkippedError
 
     def _checked_step(self, runner: Runner, wrapper: OptimWrapper, step: Callable[..., None]) -> Callable[..., None]:
         # With its attributes, by which MMEngine's schedulers count steps.

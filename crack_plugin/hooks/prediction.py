@@ -13,7 +13,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
-from crack_plugin.hooks import files
+from crack_plugin.errors import ConfigError
+from crack_plugin.files import write_atomically
+from crack_plugin.hooks.run_state import AFTER_CHECKPOINT_HOOK, best_number, remove_older, step_name
 
 
 @HOOKS.register_module()
@@ -34,15 +36,15 @@ class PredictionHook(Hook):
         out_dir: Folder inside the work dir. Defaults to 'predictions'.
 
     Raises:
-        ValueError: ``max_keep_epochs`` is 0, or a dataset has no foreground class.
+        ConfigError: ``max_keep_epochs`` is 0, or a dataset has no foreground class.
     """
 
     # Which epoch is the best must be known before old ones go.
-    priority = files.AFTER_CHECKPOINT_HOOK
+    priority = AFTER_CHECKPOINT_HOOK
 
     def __init__(self, max_keep_epochs: int = -1, out_dir: str = 'predictions') -> None:
         if max_keep_epochs == 0:
-            raise ValueError('PredictionHook: max_keep_epochs is positive, or -1 for all')
+            raise ConfigError('PredictionHook: max_keep_epochs is positive, or -1 for all')
         self.max_keep_epochs = max_keep_epochs
         self.out_dir = out_dir
         self._training = False
@@ -54,7 +56,7 @@ class PredictionHook(Hook):
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Choose the folder."""
-        name = files.step_name(runner) if self._training else 'val'
+        name = step_name(runner) if self._training else 'val'
         self._open(runner, name, runner.val_loop.dataloader.dataset)
 
     def after_val_iter(
@@ -68,9 +70,7 @@ class PredictionHook(Hook):
         # Another rank may still write its last images.
         barrier()
         if self._training and is_main_process():
-            files.remove_older(
-                self._folder.parent, self._folder.name, self.max_keep_epochs, spared=files.best_number(runner)
-            )
+            remove_older(self._folder.parent, self._folder.name, self.max_keep_epochs, spared=best_number(runner))
 
     def before_test_epoch(self, runner: Runner) -> None:
         """Choose the folder."""
@@ -87,7 +87,7 @@ class PredictionHook(Hook):
         self._folder.mkdir(parents=True, exist_ok=True)
         self._classes = dataset.metainfo['classes'][1:]
         if not self._classes:
-            raise ValueError(
+            raise ConfigError(
                 f'PredictionHook needs a background class and at least one more; the dataset has '
                 f'{tuple(dataset.metainfo["classes"])}'
             )
@@ -102,7 +102,7 @@ class PredictionHook(Hook):
             for index, class_name in enumerate(self._classes, start=1):
                 folder = self._folder / _file_name(class_name) if len(self._classes) > 1 else self._folder
                 mask = (labels == index).astype(np.uint8) * 255
-                files.write_whole(folder / f'{name}.png', cv2.imencode('.png', mask)[1].tobytes())
+                write_atomically(folder / f'{name}.png', cv2.imencode('.png', mask)[1].tobytes())
 
 
 def prediction_names(paths: Sequence[str]) -> dict[str, str]:

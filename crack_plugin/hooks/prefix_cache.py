@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
+from crack_plugin.errors import ConfigError
 from crack_plugin.hooks.reproducibility import seed
+from crack_plugin.hooks.run_state import unwrap
 
 SAMPLES, DRAWS = 3, 8
 
@@ -38,11 +39,11 @@ class PrefixCacheHook(Hook):
         """Announce the size and open the cache.
 
         Raises:
-            ValueError: The pipeline is random, no layer is frozen, the model is another, or the disk is too small.
+            ConfigError: The pipeline is random, no layer is frozen, the model is another, or the disk is too small.
         """
-        model = _unwrapped(runner)
+        model = unwrap(runner.model)
         if not hasattr(model, 'cache_prefix'):
-            raise ValueError(f'PrefixCacheHook is for SAM3TextLoRA; {type(model).__name__} has no use for it.')
+            raise ConfigError(f'PrefixCacheHook is for SAM3TextLoRA; {type(model).__name__} has no use for it.')
         loops = [loop for loop in (runner.train_loop, runner.val_loop) if loop is not None]
         datasets = [loop.dataloader.dataset for loop in loops]
         for dataset in datasets:
@@ -57,18 +58,14 @@ class PrefixCacheHook(Hook):
             f'all; {_size(present)} are there already, {_size(free)} are free'
         )
         if wanted > free + present:
-            raise ValueError(
+            raise ConfigError(
                 f'the prefix cache needs {_size(wanted)} in {cache.folder}, where {_size(present)} are there and '
                 f'{_size(free)} are free. Give PrefixCacheHook a folder on a larger disk, or leave it out.'
             )
 
     def after_train(self, runner: Runner) -> None:
         """Close the cache: a test that follows may have other images."""
-        _unwrapped(runner).close_prefix_cache()
-
-
-def _unwrapped(runner: Runner) -> Any:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+        unwrap(runner.model).close_prefix_cache()
 
 
 def _refuse_random(dataset: Any) -> None:
@@ -77,7 +74,7 @@ def _refuse_random(dataset: Any) -> None:
         for index in range(min(SAMPLES, len(dataset))):
             first, *others = [_draw(dataset, index, number) for number in range(DRAWS)]
             if any(other.shape != first.shape or not torch.equal(other, first) for other in others):
-                raise ValueError(
+                raise ConfigError(
                     f'the pipeline of {type(dataset).__name__} makes another picture of an image every time, so the '
                     'prefix cache would never be read. Take its random transforms out, or PrefixCacheHook.'
                 )

@@ -3,9 +3,12 @@
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.model import BaseTTAModel
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
+
+from crack_plugin.errors import ConfigError
+from crack_plugin.hooks.run_state import unwrap
 
 
 @HOOKS.register_module()
@@ -15,7 +18,7 @@ class PromptCheckHook(Hook):
     Models without ``prompts`` (MMSeg's own) pass.
 
     Raises:
-        ValueError: The numbers of prompts and of foreground classes differ.
+        ConfigError: The numbers of prompts and of foreground classes differ.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -32,14 +35,15 @@ class PromptCheckHook(Hook):
 
     @staticmethod
     def _check(model: Any, dataset: object) -> None:
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
+        model = unwrap(model)
+        if isinstance(model, BaseTTAModel):
+            model = unwrap(model.module)
         prompts = getattr(model, 'prompts', None)
         classes = getattr(dataset, 'metainfo', {}).get('classes')
         if prompts is None or classes is None:
             return
         if len(classes) != len(prompts) + 1:
-            raise ValueError(
+            raise ConfigError(
                 f'model.prompts names {len(prompts)} foreground classes {list(prompts)}, the dataset has '
                 f'{len(classes) - 1}: {list(classes[1:])} (after {classes[0]!r}). Give one prompt per class, in the '
                 "dataset's order, in model.prompts, or choose the classes with the dataset's `classes`."

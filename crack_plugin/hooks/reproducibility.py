@@ -9,6 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmseg.registry import HOOKS
 
+from crack_plugin.errors import ConfigError
+
 # Not 'val...': mmengine would print it among the validation's results.
 VALIDATED_ITER = 'last_validated_iter'
 
@@ -57,7 +59,7 @@ class ReproducibilityHook(Hook):
         if hasattr(loader.sampler, 'start'):
             loader.sampler.start = seen * loader.batch_sampler.batch_size
         elif seen:
-            raise ValueError(
+            raise ConfigError(
                 f'the checkpoint is from the middle of epoch {runner.epoch + 1} ({seen} of {len(loader)} iterations '
                 f'done), and {type(loader.sampler).__name__} cannot start there. Set '
                 "train_dataloader.sampler.type='ResumableSampler', or resume from a checkpoint at the end of an epoch."

@@ -18,9 +18,11 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmseg.registry import HOOKS, TRANSFORMS
 from torch import Tensor
 
-from crack_plugin.hooks import files
-from crack_plugin.hooks.adapter_checkpoint import checkpoint_weights, unwrap
+from crack_plugin.errors import ConfigError, MissingPackageError, UnsuitableModelError
+from crack_plugin.files import write_atomically
+from crack_plugin.hooks.adapter_checkpoint import checkpoint_weights
 from crack_plugin.hooks.history import train_means, train_means_of_ranks
+from crack_plugin.hooks.run_state import AFTER_CHECKPOINT_HOOK, best_scores, step_name, unwrap
 
 RUN_ID = 'wandb_run_id'
 PROGRESS = 'wandb_progress.json'
@@ -82,13 +84,13 @@ class WandbSegHook(Hook):
         log_adapter: Upload the PEFT adapter as an artifact at each new best of ``CheckpointHook``. Defaults to False.
 
     Raises:
-        ValueError: An argument is out of its range; before training: no ``CrackMetric``.
-        TypeError: Before training: ``log_adapter`` for a model without ``save_adapter``.
-        ModuleNotFoundError: Before training: wandb is not installed.
+        ConfigError: An argument is out of its range; before training: no ``CrackMetric``.
+        UnsuitableModelError: Before training: ``log_adapter`` for a model without ``save_adapter``.
+        MissingPackageError: Before training: wandb is not installed.
     """
 
     # What is best is CheckpointHook's to decide.
-    priority = files.AFTER_CHECKPOINT_HOOK
+    priority = AFTER_CHECKPOINT_HOOK
 
     def __init__(
         self,
@@ -99,7 +101,7 @@ class WandbSegHook(Hook):
         log_adapter: bool = False,
     ) -> None:
         if interval < 1 or num_examples < 0 or max_side < 1:
-            raise ValueError(
+            raise ConfigError(
                 f'WandbSegHook: interval={interval} and max_side={max_side} are at least 1, num_examples='
                 f'{num_examples} at least 0'
             )
@@ -119,7 +121,7 @@ class WandbSegHook(Hook):
         if runner.val_loop is not None:
             self._metric = self._crack_metric(runner)
         if self.log_adapter and not hasattr(unwrap(runner.model), 'save_adapter'):
-            raise TypeError(
+            raise UnsuitableModelError(
                 f'WandbSegHook: log_adapter=True, and {type(unwrap(runner.model)).__name__} has no save_adapter'
             )
         if is_main_process():
@@ -189,7 +191,7 @@ class WandbSegHook(Hook):
         try:
             import wandb
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError('WandbSegHook needs wandb: pip install wandb, or take the hook out') from error
+            raise MissingPackageError('WandbSegHook needs wandb: pip install wandb, or take the hook out') from error
         self._wandb = wandb
         run_id = runner.message_hub.runtime_info.get(RUN_ID)
         self._joined = wandb.run is not None
@@ -209,7 +211,7 @@ class WandbSegHook(Hook):
             return
         runner.message_hub.update_info(RUN_ID, self._run.id)
         self._progress_file = Path(runner.work_dir) / PROGRESS
-        self._best_scores = files.best_scores(runner)
+        self._best_scores = best_scores(runner)
 
         model = unwrap(runner.model)
         counts = {
@@ -222,7 +224,7 @@ class WandbSegHook(Hook):
         self._run.define_metric('train/*', step_metric='iter')
         self._run.define_metric('train_epoch/*', step_metric=self._axis)
         self._run.define_metric('val/*', step_metric=self._axis)
-        self._take_up(runner)
+        self._continue_run(runner)
 
     def _init(self, arguments: dict[str, Any], runner: Runner) -> Any:
         wandb = self._wandb
@@ -247,7 +249,7 @@ class WandbSegHook(Hook):
         arguments.pop('resume', None)
         return wandb.init(**{**arguments, 'mode': 'offline'}, settings=wandb.Settings(**settings))
 
-    def _take_up(self, runner: Runner) -> None:
+    def _continue_run(self, runner: Runner) -> None:
         """Find out what a run before this resume has logged, and log what its death kept from arriving."""
         self._rows: list[dict[str, Any]] = []
         if not self._progress_file.is_file():
@@ -294,7 +296,7 @@ class WandbSegHook(Hook):
         since = row['time'] - REMEMBERED_SECONDS
         self._rows = [old for old in [*self._rows, row] if old['time'] > since or old['step'] == last[old['section']]]
         progress = {'id': self._run.id, 'log': self._run.settings.sync_file, 'rows': self._rows}
-        files.write_whole(self._progress_file, json.dumps(progress).encode())
+        write_atomically(self._progress_file, json.dumps(progress).encode())
 
     def _histogram(self, values: Sequence[float]) -> Any:
         return self._wandb.Histogram(np_histogram=np.histogram(values, bins=20, range=(0, 1)))
@@ -322,7 +324,7 @@ class WandbSegHook(Hook):
         load = TRANSFORMS.build({'type': 'LoadImageFromFile'})
         image = load({'img_path': example.img_path})['img'][..., ::-1]
         if image.shape[:2] != example.shape:
-            raise ValueError(
+            raise ConfigError(
                 f'{example.img_path} is {image.shape[:2]} pixels (height, width) on disk, and its prediction '
                 f'{example.shape}: load labels after any resizing, or set num_examples=0 in WandbSegHook'
             )
@@ -343,7 +345,7 @@ class WandbSegHook(Hook):
         )
 
     def _upload_adapter(self, runner: Runner) -> None:
-        before, self._best_scores = self._best_scores, files.best_scores(runner)
+        before, self._best_scores = self._best_scores, best_scores(runner)
         # Without CheckpointHook(save_best=...) there is no best: the last one counts.
         if self._best_scores and self._best_scores == before:
             return
@@ -351,14 +353,14 @@ class WandbSegHook(Hook):
         with tempfile.TemporaryDirectory() as folder, checkpoint_weights(runner) as model:
             model.save_adapter(folder)
             artifact.add_dir(folder)
-        self._run.log_artifact(artifact, aliases=['best' if self._best_scores else 'latest', files.step_name(runner)])
+        self._run.log_artifact(artifact, aliases=['best' if self._best_scores else 'latest', step_name(runner)])
 
     @staticmethod
     def _crack_metric(runner: Runner) -> Any:
         for metric in runner.val_loop.evaluator.metrics:
             if hasattr(metric, 'per_image'):
                 return metric
-        raise ValueError(
+        raise ConfigError(
             "WandbSegHook shows the images' own scores, which CrackMetric computes: set "
             "val_evaluator=dict(type='CrackMetric')"
         )

@@ -13,13 +13,14 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
-from crack_plugin.hooks import files
+from crack_plugin.errors import CrackPluginError
+from crack_plugin.files import remove_leftovers
 
 FILE = '.training.lock'
 HELD_BY_ANOTHER = (errno.EACCES, errno.EAGAIN)
 
 
-class WorkDirInUseError(RuntimeError):
+class WorkDirInUseError(CrackPluginError, RuntimeError):
     """Another training writes into the work dir; the message names its process."""
 
 
@@ -31,7 +32,7 @@ class WorkDirLockHook(Hook):
     between machines where the file system passes locks on, as NFS does; on one that knows no locks a line in the log
     says so, and the training goes on.
 
-    What a killed training left half written is deleted, now that nobody else can be at it.
+    Unfinished files of a killed training are deleted, since nobody else can be writing them.
 
     Raises:
         WorkDirInUseError: Before training.
@@ -51,13 +52,13 @@ class WorkDirLockHook(Hook):
             raise WorkDirInUseError(refusal[0])
 
     def after_run(self, runner: Runner) -> None:
-        """Give it back."""
+        """Release it."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def _lock(self, runner: Runner) -> str | None:
-        """Lock, or say why not."""
+        """Lock; the reason if it is locked already."""
         work_dir = Path(runner.work_dir)
         # Open until the end: closing any handle of a file gives up all the process's locks on it.
         self._file = (work_dir / FILE).open('a+')
@@ -66,7 +67,7 @@ class WorkDirLockHook(Hook):
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in HELD_BY_ANOTHER:
-                runner.logger.warning(f'{work_dir} cannot be locked ({error.strerror}): see to it that no other runs')
+                runner.logger.warning(f'{work_dir} cannot be locked ({error.strerror}): make sure that no other runs')
                 return None
             self._file.seek(0)
             return (
@@ -76,5 +77,5 @@ class WorkDirLockHook(Hook):
         self._file.truncate(0)
         self._file.write(f'process {os.getpid()} on {socket.gethostname()}, since {time.strftime("%Y-%m-%d %H:%M:%S")}')
         self._file.flush()
-        files.remove_leftovers(work_dir)
+        remove_leftovers(work_dir)
         return None

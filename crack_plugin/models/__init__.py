@@ -1,6 +1,7 @@
-"""The segmentor and its loss."""
+"""The segmentor, its test-time augmentation and its loss."""
 
 from crack_plugin.models.dice_loss import ForegroundDiceLoss
-from crack_plugin.models.sam3_text_lora import SAM3TextLoRA, SAM3TTAModel
+from crack_plugin.models.sam3_text_lora import SAM3TextLoRA
+from crack_plugin.models.tta import SAM3TTAModel
 
 __all__ = ['ForegroundDiceLoss', 'SAM3TTAModel', 'SAM3TextLoRA']

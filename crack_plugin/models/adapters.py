@@ -1,4 +1,10 @@
-"""LoRA in, out and merged: all that touches ``peft``, besides :mod:`~crack_plugin.models.lora_config`."""
+r"""LoRA adapters: inject, load, save and merge them with PEFT.
+
+This module and :mod:`~crack_plugin.models.lora_config` are the only ones that use ``peft``. What is used beyond its
+public interface was read in peft 0.21.2: the attributes of ``LoraLayer`` (``lora_A``, ``lora_B``, ``lora_dropout``,
+``lora_variant``, ``cast_input_dtype_enabled``), and the names of weights ('lora\_', 'base_layer').
+``tests/models/test_private_names.py`` lists them and fails where one has changed.
+"""
 
 import re
 import tempfile
@@ -12,7 +18,6 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import Linear, LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -28,6 +33,24 @@ BASE_HASH = 'base_hash'
 _HUB_ID = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
 
 
+def adapted(model: nn.Module, lora: Mapping[str, Any] | None, adapter: str | Path | None, base_hash: str) -> Any:
+    """Freeze ``model`` and give it a saved adapter, else new ones, else none.
+
+    Args:
+        model: The base model.
+        lora: Arguments of ``peft.LoraConfig``; None for no new adapters.
+        adapter: PEFT adapter folder; None for new adapters.
+        base_hash: Hash of the base weights.
+
+    Raises:
+        AdapterError: See :func:`inject` and :func:`inject_from`.
+    """
+    model.requires_grad_(False)
+    if adapter is not None:
+        return inject_from(model, adapter, lora, base_hash)
+    return inject(model, lora) if lora is not None else model
+
+
 def inject(model: nn.Module, lora: Mapping[str, Any]) -> PeftModel:
     """Put fresh LoRA adapters (B = 0) into ``model``; only they require gradients afterwards.
 
@@ -36,11 +59,10 @@ def inject(model: nn.Module, lora: Mapping[str, Any]) -> PeftModel:
         lora: Arguments of ``peft.LoraConfig``.
 
     Raises:
-        AdapterError: ``target_modules`` or another name in ``lora`` matches nothing, an argument is unknown to PEFT, or
-            asks for what cannot be had here.
+        AdapterError: ``target_modules`` or another name in ``lora`` matches nothing, or an argument is unknown to
+            PEFT or not supported here.
     """
-    source = f'lora={dict(lora)!r}'
-    lora_config.check_arguments(lora, source)
+    source = _check_lora(lora)
     lora_config.check_initialisation(lora, source)
     try:
         config = LoraConfig(**lora)
@@ -50,17 +72,17 @@ def inject(model: nn.Module, lora: Mapping[str, Any]) -> PeftModel:
         peft_model = get_peft_model(model, config)
     except AdapterError:
         raise
-    except (ImportError, KeyError, TypeError, ValueError) as error:
+    except lora_config.BAD_VALUE_ERRORS as error:
         raise AdapterError(f'{source} was refused by PEFT: {error}') from error
     _refuse_base_weights(peft_model, source)
     return peft_model
 
 
 def inject_from(model: nn.Module, folder: str | Path, lora: Mapping[str, Any] | None, base_hash: str) -> PeftModel:
-    """Put a saved adapter into ``model``, every one of its weights accounted for.
+    """Put a saved adapter into ``model``; every one of its weights has to fit.
 
-    The structure (rank, alpha, targets) is the saved adapter's own; of ``lora`` the dropout is taken, because it is a
-    matter of training, and what else differs is logged.
+    The structure (rank, alpha, targets) is the saved adapter's own. The dropout is that of ``lora``, because it
+    concerns training alone; any other difference from ``lora`` is logged.
 
     Args:
         model: The base model.
@@ -69,7 +91,7 @@ def inject_from(model: nn.Module, folder: str | Path, lora: Mapping[str, Any] | 
         base_hash: Hash of the base weights, compared with the adapter's if that carries one.
 
     Raises:
-        AdapterError: The folder is no adapter, is damaged, was made for another base, or does not fit the model.
+        AdapterError: The folder is not an adapter, is damaged, was made for another base, or does not fit the model.
     """
     folder = _adapter_folder(folder)
     weights, made_for = _read_weights(folder)
@@ -77,13 +99,18 @@ def inject_from(model: nn.Module, folder: str | Path, lora: Mapping[str, Any] | 
     check_base(made_for, base_hash, str(folder))
     config.inference_mode = False
     if lora is not None:
-        lora_config.check_arguments(lora, f'lora={dict(lora)!r}')
-        _adopt(config, LoraConfig(**lora), folder)
-    # Names that match nothing do no harm to an adapter whose every weight has its place, which is checked below.
-    unmatched = '; and '.join(lora_config.find_unmatched(model, config))
+        source = _check_lora(lora)
+        try:
+            wanted = LoraConfig(**lora)
+        except lora_config.BAD_VALUE_ERRORS as error:
+            raise AdapterError(f'{source} was refused by PEFT: {error}') from error
+        _use_dropout_of(wanted, config, folder)
+    unmatched = ''
     try:
+        # Names that match nothing are harmless if every weight of the adapter fits, which is checked below.
+        unmatched = '; and '.join(lora_config.find_unmatched(model, config))
         peft_model = get_peft_model(model, config)
-    except ValueError as error:
+    except lora_config.BAD_VALUE_ERRORS as error:
         raise AdapterError(f'adapter {folder} does not fit the base model: {unmatched or error}') from error
     _refuse_base_weights(peft_model, f'adapter {folder}')
     try:
@@ -100,22 +127,33 @@ def inject_from(model: nn.Module, folder: str | Path, lora: Mapping[str, Any] | 
 def load_weights(model: PeftModel, weights: Mapping[str, Tensor], source: str) -> None:
     """Copy adapter weights under PEFT's names into ``model``.
 
+    Args:
+        model: Model with adapters.
+        weights: By PEFT's names.
+        source: Where they are from, for messages.
+
     Raises:
-        AdapterError: A weight is missing, surplus, or of another shape.
+        AdapterError: A weight is missing, unexpected, of another shape, or not finite.
     """
     expected = _named_weights(model)
-    missing, surplus = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    if missing or surplus:
+    missing, unexpected = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    if missing or unexpected:
         raise AdapterError(
             f'adapter {source} does not match the model: {len(missing)} weights are missing {missing[:3]}, '
-            f'{len(surplus)} are not in the model {surplus[:3]}. Was it trained on another base, or with other '
+            f'{len(unexpected)} are not in the model {unexpected[:3]}. Was it trained on another base, or with other '
             'target_modules?'
         )
     for name, parameter in expected.items():
         if parameter.shape != weights[name].shape:
             raise AdapterError(
-                f'adapter {source}: {name} has shape {tuple(weights[name].shape)}, the model wants '
+                f'adapter {source}: {name} has shape {tuple(weights[name].shape)}, the model expects '
                 f'{tuple(parameter.shape)}. It was trained on another base or with another rank.'
+            )
+        # NaN would make every prediction empty.
+        if not weights[name].is_floating_point() or not weights[name].float().isfinite().all():
+            raise AdapterError(
+                f'adapter {source}: {name} holds values that are NaN, infinite or integers, which nothing can be '
+                'predicted with. It is damaged, or its training diverged: take another, or an earlier checkpoint.'
             )
     with torch.no_grad():
         for name, parameter in expected.items():
@@ -127,7 +165,7 @@ def save(
 ) -> None:
     """Write a PEFT adapter folder: ``adapter_config.json`` and ``adapter_model.safetensors``.
 
-    Each file is written under a temporary name and moved, so an interrupted save leaves the former one whole.
+    Each file is written under a temporary name and moved, so an interrupted save leaves the former one intact.
 
     Args:
         model: Model with adapters.
@@ -146,7 +184,7 @@ def save(
     weights = {name: weight.detach().cpu().contiguous() for name, weight in _named_weights(model).items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # What a killed process leaves behind has the name of hooks' unfinished files.
+        # The name by which crack_plugin.files recognises what a killed process leaves behind.
         with tempfile.TemporaryDirectory(dir=folder, prefix='.adapter-', suffix='.unfinished') as scratch:
             save_file(weights, str(Path(scratch) / WEIGHTS_FILE), metadata={'format': 'pt', BASE_HASH: base_hash})
             config.save_pretrained(scratch)
@@ -156,15 +194,15 @@ def save(
                 Path(scratch, name).replace(folder / name)
     except (OSError, SafetensorError) as error:
         raise AdapterError(
-            f'adapter {folder} could not be written: {error}. What was saved before is whole. Make room, or see to it '
-            'that the folder can be written; a training goes on with --resume.'
+            f'adapter {folder} could not be written: {error}. What was saved before is complete. Free space, or make '
+            'the folder writable; a training goes on with --resume.'
         ) from error
     finally:
         config.inference_mode = training
 
 
 def merge(model: PeftModel) -> Any:
-    """Fold LoRA into the weights and return the plain base model.
+    """Merge LoRA into the weights and return the plain base model.
 
     Raises:
         AdapterError: A weight would become NaN or infinite.
@@ -176,7 +214,7 @@ def merge(model: PeftModel) -> Any:
 
 
 class Snapshot(NamedTuple):
-    """Adapters apart from any model: PEFT's config, and the weights under PEFT's names."""
+    """A copy of adapters without their model: PEFT's config, and the weights under PEFT's names."""
 
     config: LoraConfig
     weights: dict[str, Tensor]
@@ -188,38 +226,42 @@ def snapshot(model: PeftModel) -> Snapshot:
     return Snapshot(LoraConfig(**model.peft_config['default'].to_dict()), weights)
 
 
-def graft(adapter: Snapshot, whole: nn.Module) -> Any:
-    """Fold adapters, in fp32, into ``whole``: their base with all its modules."""
-    grafted = get_peft_model(whole.float(), adapter.config)
-    load_weights(grafted, adapter.weights, 'in memory')
-    return merge(grafted)
+def merge_into(base: nn.Module, adapter: Snapshot) -> Any:
+    """Merge adapters in fp32 into their base, which has all its modules, and return it.
+
+    Raises:
+        AdapterError: The adapters do not fit, or a weight would become NaN or infinite.
+    """
+    adapted = get_peft_model(base.float(), adapter.config)
+    load_weights(adapted, adapter.weights, 'in memory')
+    return merge(adapted)
 
 
 def follow_input_precision(model: nn.Module) -> None:
     """Let fp32 adapters on low-precision layers compute in the layers' precision, by casting their few weights.
 
     PEFT casts the input instead, once for each adapter that reads it: three fp32 copies of every hidden state, kept for
-    the backward pass, and fp32 products. Variants of LoRA (DoRA, ...) keep PEFT's way.
+    the backward pass, and fp32 products. Variants of LoRA (DoRA, ...) are left as PEFT computes them.
     """
     for layer in model.modules():
         if not isinstance(layer, Linear) or layer.lora_variant:
             continue
-        # What peft.helpers.disable_input_dtype_casting sets, for good.
+        # peft.helpers.disable_input_dtype_casting sets the same, within a context only.
         layer.cast_input_dtype_enabled = False
         for name in layer.lora_A:
-            layer.lora_A[name] = _CastingLinear.taking(layer.lora_A[name])
-            layer.lora_B[name] = _CastingLinear.taking(layer.lora_B[name])
+            layer.lora_A[name] = _CastingLinear.from_linear(layer.lora_A[name])
+            layer.lora_B[name] = _CastingLinear.from_linear(layer.lora_B[name])
 
 
 class _CastingLinear(nn.Linear):
     """A linear layer that casts its weights to its input's precision."""
 
     @classmethod
-    def taking(cls, linear: Any) -> '_CastingLinear':
-        """One that holds the parameters of ``linear``."""
-        taker = cls(linear.in_features, linear.out_features, bias=False, device='meta')
-        taker.weight, taker.bias = linear.weight, linear.bias
-        return taker.train(linear.training)
+    def from_linear(cls, linear: Any) -> '_CastingLinear':
+        """A layer with the same parameters as ``linear``: not copies."""
+        casting = cls(linear.in_features, linear.out_features, bias=False, device='meta')
+        casting.weight, casting.bias = linear.weight, linear.bias
+        return casting.train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
@@ -235,7 +277,7 @@ def set_training(model: nn.Module, mode: bool) -> None:
 
 def has_adapter(module: nn.Module) -> bool:
     """Whether any layer inside ``module`` carries an adapter."""
-    return any(isinstance(child, BaseTunerLayer) for child in module.modules())
+    return any(isinstance(child, LoraLayer) for child in module.modules())
 
 
 def is_adapted(model: nn.Module) -> TypeGuard[PeftModel]:
@@ -255,7 +297,7 @@ def base_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def check_base(made_for: str | None, base_hash: str, source: str) -> None:
-    """Compare the hash of the base that something was trained on with that of the base at hand.
+    """Compare the hash of the base that something was trained on with that of the model's base.
 
     Raises:
         AdapterError: They differ.
@@ -269,8 +311,17 @@ def check_base(made_for: str | None, base_hash: str, source: str) -> None:
     elif made_for != base_hash:
         raise AdapterError(
             f'{source} was trained on other base weights (hash {made_for[:12]}, this base has {base_hash[:12]}): '
-            'its adapters mean nothing here. Point `base` at the model it was trained on.'
+            'its adapters do not work here. Point `base` at the model it was trained on.'
         )
+
+
+def _check_lora(lora: Mapping[str, Any]) -> str:
+    """Check arguments of ``peft.LoraConfig``, and return what messages call them."""
+    if not isinstance(lora, Mapping):
+        raise AdapterError(f"lora={lora!r}: give a dict such as dict(r=8, target_modules=['q_proj']), or None.")
+    source = f'lora={dict(lora)!r}'
+    lora_config.check_arguments(lora, source)
+    return source
 
 
 def _refuse_base_weights(model: PeftModel, source: str) -> None:
@@ -278,7 +329,7 @@ def _refuse_base_weights(model: PeftModel, source: str) -> None:
     if trained:
         raise AdapterError(
             f'{source} trains {len(trained)} weights of the base too, the first is {trained[0]}, which checkpoints of '
-            "adapters do not hold. Take out `bias` and `modules_to_save`, or train everything with trainable='all'."
+            "adapters do not hold. Remove `bias` and `modules_to_save`, or train everything with trainable='all'."
         )
 
 
@@ -292,7 +343,7 @@ def _adapter_folder(adapter: str | Path) -> Path:
     """The folder that ``adapter`` means, with ``~`` expanded.
 
     Raises:
-        AdapterError: It is no adapter folder; the message says which of the usual mistakes it looks like.
+        AdapterError: It is not an adapter folder; the message says which of the usual mistakes it looks like.
     """
     folder = Path(adapter).expanduser()
     if (folder / CONFIG_FILE).is_file() or (folder / WEIGHTS_FILE).is_file():
@@ -325,7 +376,7 @@ def _adapter_folder(adapter: str | Path) -> Path:
         )
     if _HUB_ID.fullmatch(str(adapter)) and not folder.parent.is_dir():
         raise AdapterError(
-            f'adapter={str(adapter)!r} is no folder here. If it is a repository on the Hugging Face hub, fetch it '
+            f'adapter={str(adapter)!r} is not a folder here. If it is a repository on the Hugging Face hub, fetch it '
             f"first, `hf download {adapter} --local-dir adapter`, and give the folder: adapter='adapter'. If a "
             f'folder was meant, note that relative paths start at {Path.cwd()}.'
         )
@@ -353,10 +404,11 @@ def _read_weights(folder: Path) -> tuple[dict[str, Tensor], str | None]:
         raise AdapterError(f'{path} is damaged or cut short ({error}). Copy it again, or take another.') from error
 
 
-def _adopt(config: LoraConfig, wanted: LoraConfig, folder: Path) -> None:
+def _use_dropout_of(wanted: LoraConfig, config: LoraConfig, folder: Path) -> None:
+    """Set the dropout of a saved adapter's ``config`` to the one ``wanted``, and log what else differs."""
     config.lora_dropout = wanted.lora_dropout
     names = ('r', 'lora_alpha', 'target_modules', 'bias', 'use_rslora', 'use_dora', 'rank_pattern', 'alpha_pattern')
     differing = [name for name in names if getattr(config, name) != getattr(wanted, name)]
     if differing:
         values = ', '.join(f'{name}={getattr(config, name)!r} (not {getattr(wanted, name)!r})' for name in differing)
-        print_log(f"adapter {folder} differs from model.lora; the adapter's own hold: {values}", logger='current')
+        print_log(f"adapter {folder} differs from model.lora; the adapter's own apply: {values}", logger='current')

@@ -1,4 +1,4 @@
-"""Where the files of a base model are, and whether they are those of a SAM 3: read before anything large is built."""
+"""The files of a base model, in a folder or on the Hugging Face hub: found and checked before the model is built."""
 
 import json
 import re
@@ -21,12 +21,16 @@ from safetensors import SafetensorError, safe_open
 from transformers import Sam3Config
 from transformers.models.sam3.modeling_sam3 import Sam3Model
 
+from crack_plugin.errors import CrackPluginError
+
 CONFIG_FILE = 'config.json'
 WEIGHTS_FILE = 'model.safetensors'
 _INDEX_FILE = f'{WEIGHTS_FILE}.index.json'
-_TOKENIZER_FILES = ('tokenizer.json', 'vocab.json', 'merges.txt')
+TOKENIZER_FILES = ('tokenizer.json', 'vocab.json', 'merges.txt')
+_KINDS = ('F64', 'F32', 'F16', 'BF16')
+"""Types of weights, as safetensors names them."""
 _PICKLED = 'pytorch_model*.bin'
-_SMALL_FILES = (CONFIG_FILE, _INDEX_FILE, 'pytorch_model.bin.index.json', *_TOKENIZER_FILES)
+_SMALL_FILES = (CONFIG_FILE, _INDEX_FILE, 'pytorch_model.bin.index.json', *TOKENIZER_FILES)
 _HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?')
 _LFS_POINTER = b'version https://git-lfs.github.com/spec/'
 _WHAT_TO_GIVE = (
@@ -35,18 +39,18 @@ _WHAT_TO_GIVE = (
 )
 
 
-class BaseModelError(OSError):
+class BaseModelError(CrackPluginError, OSError):
     """The base model could not be read; the message says what to do."""
 
 
 def split_revision(base: str) -> tuple[str, str | None]:
-    """Take ``base`` apart.
+    """Split ``base`` into its name and revision.
 
     Args:
-        base: A folder, or a hub id, with ``@`` and a branch, tag or commit behind it if not the default one is meant.
+        base: A folder, or a hub id, optionally followed by ``@`` and a branch, tag or commit.
 
     Returns:
-        The folder with ``~`` expanded, or the hub id; and the revision, None where none is said.
+        The folder with ``~`` expanded, or the hub id; and the revision, None for the default.
 
     Raises:
         BaseModelError: It is neither.
@@ -56,15 +60,15 @@ def split_revision(base: str) -> tuple[str, str | None]:
         # A folder may have an @ in its name.
         return str(path), None
     if path.is_file():
-        raise BaseModelError(f'base={base!r} is a file. {_about_file(path)}')
+        raise BaseModelError(f'base={base!r} is a file. {_advice_for_file(path)}')
     name, separator, revision = base.partition('@')
     if not _HUB_ID.fullmatch(name) or (separator and not revision):
-        raise BaseModelError(f'base={base!r} is no folder. {_WHAT_TO_GIVE}')
+        raise BaseModelError(f'base={base!r} is not a folder. {_WHAT_TO_GIVE}')
     return name, revision or None
 
 
 def fetch(base: str) -> Path:
-    """Find a base's configuration and tokenizer, if need be on the Hugging Face hub or in its cache.
+    """Find a base's configuration and tokenizer: in its folder, in the hub's cache, or on the Hugging Face hub.
 
     Args:
         base: See :func:`split_revision`.
@@ -73,7 +77,7 @@ def fetch(base: str) -> Path:
         Their folder.
 
     Raises:
-        BaseModelError: They cannot be had.
+        BaseModelError: They are neither here nor can they be downloaded.
     """
     name, revision = split_revision(base)
     if Path(name).is_dir():
@@ -82,10 +86,10 @@ def fetch(base: str) -> Path:
 
 
 def fetch_weights(base: str, folder: Path) -> None:
-    """Bring the weights of ``base`` into ``folder``, which :func:`fetch` returned.
+    """Download the weights of ``base``, if it is on the hub, into ``folder``, which :func:`fetch` returned.
 
     Raises:
-        BaseModelError: They cannot be had.
+        BaseModelError: They cannot be downloaded.
     """
     name, _ = split_revision(base)
     if Path(name).is_dir():
@@ -97,14 +101,14 @@ def fetch_weights(base: str, folder: Path) -> None:
 
 
 def read_config(base: str, folder: Path) -> Sam3Config:
-    """Read the configuration of the image model: of a video model, as facebook/sam3 is, that of its detector.
+    """Read the configuration of the image model; if the base is a video model, like facebook/sam3, of its detector.
 
     Raises:
-        BaseModelError: There is none, it is damaged, or of another architecture.
+        BaseModelError: There is no configuration, or it is damaged or describes another architecture.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise BaseModelError(f'base={base!r} could not be read as a SAM 3: {_about_folder(folder)} {_WHAT_TO_GIVE}')
+        raise BaseModelError(f'base={base!r} could not be read as a SAM 3: {_missing_files(folder)} {_WHAT_TO_GIVE}')
     content = read_json(path)
     kind = content.get('model_type')
     # The hub's facebook/sam3 is a video model: the image model is its detector.
@@ -117,7 +121,7 @@ def read_config(base: str, folder: Path) -> Sam3Config:
     try:
         # TypeError and the like: values that only a damaged or foreign file has.
         return Sam3Config.from_dict(detector)
-    except (AttributeError, KeyError, TypeError, ValueError, StrictDataclassError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
         raise BaseModelError(
             f'base={base!r} could not be read as a SAM 3: {path} does not describe one ({_first_line(error)}). '
             f'{_WHAT_TO_GIVE}'
@@ -125,24 +129,34 @@ def read_config(base: str, folder: Path) -> Sam3Config:
 
 
 def check_weights(base: str, folder: Path, config: Sam3Config) -> None:
-    """Compare names and shapes in the headers of the weights' files with those of the model, which is not built for it.
+    """Compare names and shapes in the headers of the weight files with those of the model, without building it.
 
     Raises:
-        BaseModelError: There are no weights, they are damaged, or of a model of another shape.
+        BaseModelError: There are no weights, or they are damaged or belong to a model of another shape.
     """
     files = list(_weight_files(base, folder))
     if not files:
         return
-    with torch.device('meta'):
-        expected = {name: tuple(weight.shape) for name, weight in Sam3Model(config).state_dict().items()}
+    try:
+        # On the meta device nothing takes memory: these are errors of sizes and names that fit nothing.
+        with torch.device('meta'):
+            expected = {name: tuple(weight.shape) for name, weight in Sam3Model(config).state_dict().items()}
+    except (ImportError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise BaseModelError(
+            f'base={base!r} could not be read as a SAM 3: no model can be built from {folder / CONFIG_FILE} '
+            f'({type(error).__name__}: {_first_line(error)}). {_WHAT_TO_GIVE}'
+        ) from error
     prefix = f'{Sam3Model.base_model_prefix}.'
     found: dict[str, tuple[int, ...]] = {}
+    kinds: dict[str, str] = {}
     for path in files:
-        _refuse_pointer(path)
+        refuse_pointer(path)
         try:
             with safe_open(str(path), framework='pt') as file:
                 names = list(file.keys())
-                found |= {name.removeprefix(prefix): tuple(file.get_slice(name).get_shape()) for name in names}
+                slices = {name.removeprefix(prefix): file.get_slice(name) for name in names}
+                found |= {name: tuple(each.get_shape()) for name, each in slices.items()}
+                kinds |= {name: each.get_dtype() for name, each in slices.items()}
         except SafetensorError as error:
             raise BaseModelError(
                 f'base={base!r} could not be read as a SAM 3: {path} is damaged or cut short ({error}). Copy or '
@@ -155,47 +169,22 @@ def check_weights(base: str, folder: Path, config: Sam3Config) -> None:
             f'base={base!r} could not be read as a SAM 3: the weights in {files[0].parent} have other names ({first}), '
             f'so they are of another model, or in another format. {_WHAT_TO_GIVE}'
         )
+    quantised = sorted(name for name in common if kinds[name] not in _KINDS)
+    if quantised:
+        # transformers would read the numbers without their scale.
+        raise BaseModelError(
+            f'base={base!r} could not be read as a SAM 3: {len(quantised)} weights are quantised, the first, '
+            f'{quantised[0]}, to {kinds[quantised[0]]}. Give the model with weights in fp32, bf16 or fp16; '
+            "model.dtype='bfloat16' saves memory."
+        )
     differing = sorted(name for name in common if found[name] != expected[name])
     if differing:
         name = differing[0]
         raise BaseModelError(
             f'base={base!r} could not be read as a SAM 3: {len(differing)} weights have other shapes than '
-            f'{CONFIG_FILE} says. The first, {name}, has shape {found[name]}, and {expected[name]} is wanted. '
+            f'{CONFIG_FILE} says. The first, {name}, has shape {found[name]}, and {expected[name]} is expected. '
             f'Configuration and weights are not of the same model: copy both from one place. {_WHAT_TO_GIVE}'
         )
-
-
-def read_vocabulary(base: str, folder: Path) -> dict[str, int] | None:
-    """Read the tokens and their ids.
-
-    Returns:
-        Ids by token, or None if the folder has no tokenizer.
-
-    Raises:
-        BaseModelError: The tokenizer's files are damaged or incomplete.
-    """
-    present = [name for name in _TOKENIZER_FILES if (folder / name).is_file()]
-    if not present:
-        return None
-    if 'tokenizer.json' in present:
-        content = read_json(folder / 'tokenizer.json')
-        model = content.get('model')
-        model = model if isinstance(model, dict) else {}
-        vocabulary, merges = model.get('vocab'), model.get('merges')
-        added = content.get('added_tokens') or []
-    else:
-        for name in ('vocab.json', 'merges.txt'):
-            if name not in present:
-                raise BaseModelError(_incomplete(base, folder, f'there is {present[0]} without {name}'))
-        _refuse_pointer(folder / 'merges.txt')
-        vocabulary, added = read_json(folder / 'vocab.json'), []
-        lines = (folder / 'merges.txt').read_text('utf-8').splitlines()
-        merges = [line for line in lines if len(line.split()) == 2 and not line.startswith('#version')]
-    if not isinstance(vocabulary, dict) or not vocabulary:
-        raise BaseModelError(_incomplete(base, folder, f'{present[0]} has no vocabulary'))
-    if not merges:
-        raise BaseModelError(_incomplete(base, folder, f'{present[0]} has a vocabulary without merges'))
-    return {**vocabulary, **{token['content']: token['id'] for token in added}}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -204,20 +193,20 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         BaseModelError: It is damaged, or a pointer of Git LFS.
     """
-    _refuse_pointer(path)
+    refuse_pointer(path)
     try:
         content = json.loads(path.read_text('utf-8'))
     except ValueError as error:
         raise BaseModelError(
-            f'{path} is damaged or cut short: it is no JSON ({error}). Copy or download it again.'
+            f'{path} is damaged or cut short: it is not valid JSON ({error}). Copy or download it again.'
         ) from error
     if not isinstance(content, dict):
-        raise BaseModelError(f'{path} is damaged: it holds no JSON object. Copy or download it again.')
+        raise BaseModelError(f'{path} is damaged: it does not hold a JSON object. Copy or download it again.')
     return content
 
 
-def unavailable(base: str, error: Exception) -> str:
-    """What to say if transformers cannot load the weights of a folder."""
+def loading_failed(base: str, error: Exception) -> str:
+    """The message for weights that transformers cannot load."""
     return f'base={base!r} could not be read as a SAM 3: {_first_line(error)} {_WHAT_TO_GIVE}'
 
 
@@ -225,21 +214,21 @@ def _download(base: str, name: str, revision: str | None, patterns: Any) -> Path
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except (OSError, EntryNotFoundError, ValueError) as error:
-        raise BaseModelError(_about_hub(base, name, revision, error)) from error
+        raise BaseModelError(_download_failed(base, name, revision, error)) from error
 
 
-def _about_hub(base: str, name: str, revision: str | None, error: Exception) -> str:
-    """Why the hub gives nothing, in its own words, and what to do about it."""
+def _download_failed(base: str, name: str, revision: str | None, error: Exception) -> str:
+    """Why the hub refused, in its own words, and what to do."""
     causes = list(_causes(error))
     refusal = next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)
     reason = getattr(refusal, 'server_message', None) or str(causes[-1])
-    start = f'base={base!r} could not be had from the Hugging Face hub: {" ".join(reason.split()).rstrip(".")}.'
+    start = f'base={base!r} could not be downloaded from the Hugging Face hub: {" ".join(reason.split()).rstrip(".")}.'
     status = getattr(getattr(refusal, 'response', None), 'status_code', None)
     if 'invalid credentials' in reason.lower() or 'invalid user token' in reason.lower():
         return (
             f'{start} The access token on this machine is wrong or has expired: make one at '
             'https://huggingface.co/settings/tokens and run `hf auth login` (the environment variable HF_TOKEN, if '
-            'set, goes before).'
+            'set, takes precedence).'
         )
     if isinstance(refusal, GatedRepoError):
         if 'awaiting' in reason.lower():
@@ -279,7 +268,14 @@ def _weight_files(base: str, folder: Path) -> Iterator[Path]:
         yield folder / WEIGHTS_FILE
         return
     if (folder / _INDEX_FILE).is_file():
-        parts: Mapping[str, str] = read_json(folder / _INDEX_FILE).get('weight_map') or {}
+        content = read_json(folder / _INDEX_FILE)
+        parts: Any = content.get('weight_map') or {}
+        sound = isinstance(parts, Mapping) and all(isinstance(part, str) for part in parts.values())
+        if not sound or not isinstance(content.get('metadata'), Mapping):
+            raise BaseModelError(
+                f'{folder / _INDEX_FILE} is damaged: it needs the objects metadata and weight_map, the latter with a '
+                'file for each weight. Copy or download it again.'
+            )
         names = sorted(set(parts.values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing or not names:
@@ -291,12 +287,17 @@ def _weight_files(base: str, folder: Path) -> Iterator[Path]:
         return
     pickled = sorted(folder.glob(_PICKLED))
     for path in pickled:
-        _refuse_pointer(path)
+        refuse_pointer(path)
     if not pickled:
-        raise BaseModelError(f'base={base!r} could not be read as a SAM 3: {_about_folder(folder)} {_WHAT_TO_GIVE}')
+        raise BaseModelError(f'base={base!r} could not be read as a SAM 3: {_missing_files(folder)} {_WHAT_TO_GIVE}')
 
 
-def _refuse_pointer(path: Path) -> None:
+def refuse_pointer(path: Path) -> None:
+    """Refuse a file that is empty, or a pointer of Git LFS.
+
+    Raises:
+        BaseModelError: It is.
+    """
     with path.open('rb') as file:
         start = file.read(len(_LFS_POINTER))
     if start == _LFS_POINTER:
@@ -308,7 +309,7 @@ def _refuse_pointer(path: Path) -> None:
         raise BaseModelError(f'{path} is empty. Copy or download it again.')
 
 
-def _about_file(path: Path) -> str:
+def _advice_for_file(path: Path) -> str:
     if path.name in (CONFIG_FILE, WEIGHTS_FILE, _INDEX_FILE):
         return f'Give its folder, {path.parent}.'
     if path.suffix in ('.pt', '.pth'):
@@ -322,10 +323,12 @@ def _conversion(path: Path) -> str:
     return f"If it is Meta's own format, write it as a folder with `{command}`, once, and set base to that folder."
 
 
-def _about_folder(folder: Path) -> str:
-    """Why there is no model in a folder, by what it holds instead."""
+def _missing_files(folder: Path) -> str:
+    """Why a folder is not a model, by what it holds instead."""
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith('.'))
     missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if name not in names]
+    if not missing:
+        return f'{folder} has {CONFIG_FILE} and {WEIGHTS_FILE}, but one of them is no file.'
     text = f'{folder} has no {" and no ".join(missing)}'
     if 'adapter_config.json' in names:
         return f'{text}; it is an adapter, and goes to model.adapter or --adapter.'
@@ -333,13 +336,6 @@ def _about_folder(folder: Path) -> str:
     if foreign:
         return f'{text}, but {", ".join(foreign)}. {_conversion(folder / foreign[0])}'
     return f'{text}, but {", ".join(names[:5])}.' if names else f'{text}; it is empty.'
-
-
-def _incomplete(base: str, folder: Path, what: str) -> str:
-    return (
-        f'base={base!r}: the tokenizer in {folder} is damaged: {what}. Copy or download its files again, or remove '
-        f"{', '.join(_TOKENIZER_FILES)}: without them CLIP's tokenizer, which is SAM 3's, is used."
-    )
 
 
 def _first_line(error: Exception) -> str:

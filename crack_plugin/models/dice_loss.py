@@ -8,6 +8,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from crack_plugin.losses import LossError
 from crack_plugin.models.strips import strips
 
 
@@ -37,13 +38,13 @@ class ForegroundDiceLoss(nn.Module):
             Defaults to 'loss_dice'.
 
     Raises:
-        ValueError: ``smooth`` is not positive. Without smoothing an image without foreground gives 0 / 0.
+        LossError: ``smooth`` is not positive. Without smoothing an image without foreground gives 0 / 0.
     """
 
     def __init__(self, smooth: float = 1.0, loss_weight: float = 1.0, loss_name: str = 'loss_dice') -> None:
         super().__init__()
         if smooth <= 0:
-            raise ValueError(f'smooth must be positive, got {smooth}: an image without foreground would give 0 / 0')
+            raise LossError(f'smooth must be positive, got {smooth}: an image without foreground would give 0 / 0')
         self.smooth = smooth
         self.loss_weight = loss_weight
         self._loss_name = loss_name
@@ -68,10 +69,10 @@ class ForegroundDiceLoss(nn.Module):
             Tensor: The loss, a scalar in float32 (float64 for float64 logits).
 
         Raises:
-            ValueError: A shape does not fit, or a label is neither a class nor ``ignore_index``.
+            LossError: A shape does not fit, or a label is neither a class nor ``ignore_index``.
         """
         if pred.ndim != 4 or pred.shape[1] < 2:
-            raise ValueError(
+            raise LossError(
                 f'ForegroundDiceLoss needs logits of shape (N, K + 1, H, W) with a background channel, '
                 f'got {tuple(pred.shape)}. For a one-logit head, set out_channels=2.'
             )
@@ -89,7 +90,7 @@ class ForegroundDiceLoss(nn.Module):
             Tensor: The loss, as from :meth:`forward`.
 
         Raises:
-            ValueError: As from :meth:`forward`.
+            LossError: As from :meth:`forward`.
         """
         return self._loss(logits, target, None, ignore_index, has_background=False)
 
@@ -99,7 +100,7 @@ class ForegroundDiceLoss(nn.Module):
         pixels = (logits.shape[0], *logits.shape[2:])
         for name, tensor in (('target', target), ('weight', weight)):
             if tensor is not None and tuple(tensor.shape) != pixels:
-                raise ValueError(f'{name} has shape {tuple(tensor.shape)}, the logits ask for {pixels}')
+                raise LossError(f'{name} has shape {tuple(tensor.shape)}, the logits need {pixels}')
         num_classes = logits.shape[1] if has_background else logits.shape[1] + 1
         _check_labels(target, num_classes, ignore_index)
         intersection, cardinality = _StripSums.apply(logits, target, weight, ignore_index, has_background)
@@ -180,7 +181,7 @@ def _check_labels(target: Tensor, num_classes: int, ignore_index: int) -> None:
         unknown = unknown | ((labels != ignore_index) & ((labels < 0) | (labels >= num_classes))).any()
     if unknown:
         wrong = target[(target != ignore_index) & ((target < 0) | (target >= num_classes))]
-        raise ValueError(
+        raise LossError(
             f'target holds label {wrong[0].item()}, but the logits have {num_classes} classes '
             f'(0 to {num_classes - 1}) and ignore_index is {ignore_index}'
         )

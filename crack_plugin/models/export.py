@@ -1,4 +1,4 @@
-"""The merged model with fixed prompts as one file, ONNX or ``torch.export``, that runs without this package."""
+"""Export the merged model with fixed prompts to one file, ONNX or ``torch.export``, that runs without this package."""
 
 import json
 import tempfile
@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crack_plugin.models import adapters, sam3_semantic
+from crack_plugin.errors import CrackPluginError
+from crack_plugin.models import adapters, semantic_path
 from crack_plugin.models.sam3_text_lora import SAM3TextLoRA
 
 FORMATS = ('onnx', 'pt2')
@@ -21,7 +22,7 @@ ONNX_LIMIT = 2**31 - 2**24
 """Bytes of weights that one ONNX file holds: it is a protocol buffer, of 2 GiB at most."""
 
 
-class ExportError(ValueError):
+class ExportError(CrackPluginError, ValueError):
     """The model cannot be exported, or the file does not compute the same; the message says what to do."""
 
 
@@ -50,15 +51,15 @@ class SemanticPath(nn.Module):
         Returns:
             Logits of the K prompts, shape (N, K, 4s, 4s) with s = S / 14.
         """
-        hidden = sam3_semantic.encode_prefix(self.model, pixel_values, depth=0)
-        return sam3_semantic.semantic_logits(self.model, hidden, 0, self.prompt_features, self.prompt_mask)
+        hidden = semantic_path.encode_prefix(self.model, pixel_values, depth=0)
+        return semantic_path.semantic_logits(self.model, hidden, 0, self.prompt_features, self.prompt_mask)
 
 
 def export(segmentor: SAM3TextLoRA, path: str | Path, file_format: str) -> float:
     """Merge the adapters into ``segmentor`` and write it as one file, for any number of images at once.
 
-    The file is run and compared with the model before it gets its name. Beside the graph it holds how to prepare images
-    (see :func:`metadata`). ONNX keeps weights of more than 2 GiB in a second file, ``path`` + '.data'.
+    The file is run and compared with the model before it gets its name. Besides the graph it holds how to prepare
+    images (see :func:`metadata`). ONNX keeps weights of more than 2 GiB in a second file, ``path`` + '.data'.
 
     Args:
         segmentor: On the CPU, in fp32 (``dtype=None``). Its adapters are merged in place.
@@ -66,10 +67,10 @@ def export(segmentor: SAM3TextLoRA, path: str | Path, file_format: str) -> float
         file_format: 'onnx', or 'pt2' for ``torch.export.load``.
 
     Returns:
-        Largest difference of the logits to the model's, on noise.
+        Largest difference from the model's logits, on random images.
 
     Raises:
-        ExportError: The model is none that can be exported, a library is missing, or the file computes something else.
+        ExportError: The model cannot be exported, a library is missing, or the file computes something else.
     """
     if file_format not in FORMATS:
         raise ExportError(f'format={file_format!r}: choose {" or ".join(map(repr, FORMATS))}.')
@@ -78,7 +79,9 @@ def export(segmentor: SAM3TextLoRA, path: str | Path, file_format: str) -> float
     if adapters.is_adapted(segmentor.sam3):
         segmentor.merge_adapter()
     if segmentor.prompt_features is None:
-        raise ExportError("the prompts are still encoded anew for every image (trainable='all'). Build it with 'lora'.")
+        raise ExportError(
+            "the prompts are still encoded for every image (trainable='all'). Build the model with trainable='lora'."
+        )
     path = Path(path)
     module = SemanticPath(segmentor).eval()
     images = torch.randn(2, 3, segmentor.image_size, segmentor.image_size, generator=torch.Generator().manual_seed(0))
@@ -86,7 +89,7 @@ def export(segmentor: SAM3TextLoRA, path: str | Path, file_format: str) -> float
     scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}-')
     with torch.no_grad(), scratch as folder:
         expected = module(images).numpy()
-        # Under its own name, which an ONNX file with weights beside it refers to.
+        # Under its final name: an ONNX file with its weights in a second file refers to that by name.
         file = Path(folder, path.name)
         write, run = (_write_onnx, _run_onnx) if file_format == 'onnx' else (_write_pt2, _run_pt2)
         write(module, images, file, json.dumps(metadata(segmentor)))
@@ -99,9 +102,9 @@ def export(segmentor: SAM3TextLoRA, path: str | Path, file_format: str) -> float
 
 
 def metadata(segmentor: SAM3TextLoRA) -> dict[str, Any]:
-    """How to prepare images for an exported file, and what comes out.
+    """How to prepare images for an exported file, and what it returns.
 
-    It is under the name 'crack_plugin' as JSON: in ONNX's ``metadata_props``, or in the extra files of
+    It is stored under the name 'crack_plugin' as JSON: in ONNX's ``metadata_props``, or in the extra files of
     ``torch.export.load``.
     """
     preprocessor = segmentor.data_preprocessor
@@ -120,7 +123,7 @@ def metadata(segmentor: SAM3TextLoRA) -> dict[str, Any]:
 def _write_onnx(module: nn.Module, images: Tensor, path: Path, description: str) -> None:
     try:
         import onnx
-        import onnxruntime  # noqa: F401 - the file is run before it is handed over
+        import onnxruntime  # noqa: F401 - the file is run before it gets its name
         import onnxscript  # noqa: F401 - torch.onnx.export needs it
     except ImportError as error:
         raise ExportError(f"{error}. ONNX needs: pip install 'crack_plugin[export]'") from error

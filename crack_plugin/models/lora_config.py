@@ -1,4 +1,8 @@
-"""What a LoRA configuration may say, and whether the names in it are those of modules of the model."""
+"""LoRA configurations: what they may contain, and whether the names in them are those of modules of the model.
+
+Beyond PEFT's public interface, ``check_target_module_exists`` and ``get_pattern_key``, which decide what a name in a
+configuration matches, were read in peft 0.21.2.
+"""
 
 import copy
 import json
@@ -13,6 +17,16 @@ from peft import LoraConfig, PeftConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
 from torch import nn
+
+from crack_plugin.errors import CrackPluginError
+
+REFERENCE_LORA: dict[str, Any] = {
+    'r': 8,
+    'lora_alpha': 16,
+    'lora_dropout': 0.1,
+    'target_modules': ['q_proj', 'k_proj', 'v_proj', 'o_proj'],
+}
+"""The reference recipe: adapters in all attention projections."""
 
 CONFIG_FILE = 'adapter_config.json'
 _ADAPTABLE = (nn.Linear, nn.Conv2d, nn.Embedding)
@@ -33,58 +47,73 @@ _READS_FILES = ('cache_file', 'covariance_file')
 """Entries of initialisations' options that name files for PEFT to unpickle."""
 
 
-class AdapterError(ValueError):
-    """An adapter does not fit; the message names its folder and says what to do."""
+BAD_VALUE_ERRORS = (
+    AttributeError,
+    ImportError,
+    KeyError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    re.error,
+)
+"""What PEFT raises for values in a configuration that it does not know, or that are of another type than it expects."""
+
+
+class AdapterError(CrackPluginError, ValueError):
+    """An adapter, or its configuration, does not fit; the message names its folder and says what to do."""
 
 
 def check_arguments(arguments: Mapping[str, Any], source: str) -> None:
-    """Refuse what is no LoRA, what makes PEFT import or read something, and what cannot work in SAM 3.
+    """Refuse what is not LoRA, what makes PEFT import or unpickle something, and what cannot work in SAM 3.
 
     Args:
         arguments: Of ``peft.LoraConfig``, from a config or a file.
-        source: Where from, for the message.
+        source: Where they are from, for messages.
 
     Raises:
-        AdapterError: Something is refused.
+        AdapterError: An argument is refused.
     """
     peft_type = arguments.get('peft_type') or 'LORA'
     # An enumeration, or its value in a file.
     if getattr(peft_type, 'value', peft_type) != 'LORA':
         raise AdapterError(
-            f'{source} is of type {getattr(peft_type, "value", peft_type)}; only LoRA is supported. Take out '
+            f'{source} is of type {getattr(peft_type, "value", peft_type)}; only LoRA is supported. Remove '
             'peft_type, or train a LoRA adapter (use_dora=True and use_rslora=True are kinds of it).'
         )
     task_type = arguments.get('task_type')
     if task_type is not None and getattr(task_type, 'value', task_type) != 'FEATURE_EXTRACTION':
         raise AdapterError(
-            f'{source} is for the task {getattr(task_type, "value", task_type)}, which wraps language models. Take out '
+            f'{source} is for the task {getattr(task_type, "value", task_type)}, which wraps language models. Remove '
             'task_type.'
         )
     for name, reason in _UNSUPPORTED.items():
         if arguments.get(name) not in (None, False):
-            raise AdapterError(f'{source} is refused: {name}={arguments[name]!r} {reason}. Take it out.')
+            raise AdapterError(f'{source} is refused: {name}={arguments[name]!r} {reason}. Remove it.')
     if arguments.get('megatron_core') not in (None, _MEGATRON):
         raise AdapterError(
             f'{source} is refused: megatron_core={arguments["megatron_core"]!r} names a module for PEFT to import, '
-            'which would run its code. Nothing of it was run. Take it out.'
+            'which would run its code. Nothing of it was run. Remove it.'
         )
-    library = (arguments.get('auto_mapping') or {}).get('parent_library')
+    mapping = arguments.get('auto_mapping') or {}
+    if not isinstance(mapping, Mapping):
+        raise AdapterError(f'{source} is refused: auto_mapping={mapping!r} is not an object. Remove auto_mapping.')
+    library = mapping.get('parent_library')
     if library is not None and str(library).partition('.')[0] != 'transformers':
         raise AdapterError(
             f'{source} is refused: auto_mapping names the module {library!r} for PEFT to import, which would run its '
-            'code. Nothing of it was run. Take out auto_mapping.'
+            'code. Nothing of it was run. Remove auto_mapping.'
         )
     for name, value in arguments.items():
         files = [key for key in _READS_FILES if isinstance(value, Mapping) and value.get(key)]
         if files:
             raise AdapterError(
                 f'{source} is refused: {name}.{files[0]}={value[files[0]]!r} is a file for PEFT to unpickle, which '
-                f'would run code that it names. Nothing of it was run. Take out {name}.'
+                f'would run code that it names. Nothing of it was run. Remove {name}.'
             )
 
 
 def check_initialisation(arguments: Mapping[str, Any], source: str) -> None:
-    """Refuse initialisations of fresh adapters that need data, which there is none of when a model is built.
+    """Refuse initialisations of new adapters that need data: when a model is built, there is none.
 
     Raises:
         AdapterError: ``init_lora_weights`` is one of them.
@@ -101,7 +130,7 @@ def read_config(folder: Path) -> LoraConfig:
     """Read an adapter's configuration.
 
     Raises:
-        AdapterError: There is none, it is damaged, no LoRA, or refused by :func:`check_arguments`.
+        AdapterError: There is no configuration, or it is damaged or refused by :func:`check_arguments`.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -109,15 +138,17 @@ def read_config(folder: Path) -> LoraConfig:
     try:
         arguments = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
-        raise AdapterError(f'{path} is no JSON ({error}): damaged or cut short. Copy the adapter again.') from error
+        raise AdapterError(
+            f'{path} is not valid JSON ({error}): it is damaged or cut short. Copy the adapter again.'
+        ) from error
     if not isinstance(arguments, dict) or 'peft_type' not in arguments:
-        raise AdapterError(f'{path} is no PEFT configuration: it has no peft_type.')
+        raise AdapterError(f'{path} is not a PEFT configuration: it has no peft_type.')
     # Before PEFT sees it: some of its versions act on the entries.
     check_arguments(arguments, str(path))
     try:
         config = PeftConfig.from_pretrained(str(folder))
-    except (TypeError, ValueError, KeyError) as error:
-        raise AdapterError(f'{path} is no PEFT configuration: {error}') from error
+    except BAD_VALUE_ERRORS as error:
+        raise AdapterError(f'{path} is not a PEFT configuration: {error}') from error
     assert isinstance(config, LoraConfig)
     if str(config.init_lora_weights).lower() in _NEEDS_DATA:
         if str(config.init_lora_weights).lower() != 'eva':
@@ -125,19 +156,19 @@ def read_config(folder: Path) -> LoraConfig:
                 f'{path}: with init_lora_weights={config.init_lora_weights!r} the adapter belongs to base weights that '
                 'its training changed. Save it with path_initial_model_for_weight_conversion: that makes it plain LoRA.'
             )
-        # The saved weights take the place of the initial ones.
+        # The saved weights replace the initial ones.
         config.init_lora_weights, config.eva_config = True, None
     return config
 
 
 def find_unmatched(model: nn.Module, config: LoraConfig) -> list[str]:
-    """Say which names in ``config`` are those of no module of ``model``; PEFT ignores them if others match.
+    """Find the names in ``config`` that match no module of ``model``; PEFT ignores them if others match.
 
     A target counts as matched only if, after ``exclude_modules``, ``layers_to_transform`` and the like, at least one
     module remains for it.
 
     Returns:
-        One clause for each argument with such names, that goes on from a subject: "has target_modules ...".
+        One clause for each argument with such names, to follow a subject: "has names in target_modules ...".
     """
     modules = {name: module for name, module in model.named_modules() if name}
     adaptable = [name for name, module in modules.items() if isinstance(module, _ADAPTABLE)]
@@ -147,17 +178,17 @@ def find_unmatched(model: nn.Module, config: LoraConfig) -> list[str]:
         'target_modules': _describe_targets(config, modules, adaptable),
         'target_parameters': _describe(_without_ending(config.target_parameters, parameters), parameters),
         'modules_to_save': _describe(_without_ending(config.modules_to_save, modules), modules),
-        'exclude_modules': _describe(_dead_exclusions(config, modules), modules),
+        'exclude_modules': _describe(_unmatched_exclusions(config, modules), modules),
         'layers_to_transform': _describe_layers(config, modules),
-        'layers_pattern': _describe(_dead_patterns(config, modules), modules),
-        'rank_pattern': _describe(_dead_keys(config.rank_pattern, targeted), targeted),
-        'alpha_pattern': _describe(_dead_keys(config.alpha_pattern, targeted), targeted),
+        'layers_pattern': _describe(_unmatched_layers_patterns(config, modules), modules),
+        'rank_pattern': _describe(_unmatched_keys(config.rank_pattern, targeted), targeted),
+        'alpha_pattern': _describe(_unmatched_keys(config.alpha_pattern, targeted), targeted),
     }
     return [f'has names in {argument} that match nothing: {names}' for argument, names in found.items() if names]
 
 
 def _select(config: LoraConfig, modules: Iterable[str], **changes: Any) -> list[str]:
-    """Names that PEFT would put adapters into, if ``config`` were changed so."""
+    """Names of modules that PEFT would put adapters into, with ``changes`` to ``config``."""
     config = copy.copy(config)
     for name, value in changes.items():
         setattr(config, name, value)
@@ -183,11 +214,11 @@ def _describe_targets(config: LoraConfig, modules: Collection[str], adaptable: C
                 'endings)'
             )
         return _describe([targets], adaptable)
-    dead = sorted(target for target in targets if not _select(config, modules, target_modules={target}))
-    unknown = _without_ending(dead, modules)
+    unmatched = sorted(target for target in targets if not _select(config, modules, target_modules={target}))
+    unknown = _without_ending(unmatched, modules)
     left_out = [
         f'{target!r} (there is such a module, but exclude_modules, modules_to_save or layers_to_transform leave it out)'
-        for target in dead
+        for target in unmatched
         if target not in unknown
     ]
     return ', '.join(filter(None, [_describe(unknown, adaptable), *left_out]))
@@ -198,26 +229,26 @@ def _describe_layers(config: LoraConfig, modules: Collection[str]) -> str:
     if layers is None or isinstance(config.target_modules, str):
         return ''
     layers = [layers] if isinstance(layers, int) else layers
-    dead = [layer for layer in layers if not _select(config, modules, layers_to_transform=[layer])]
+    unmatched = [layer for layer in layers if not _select(config, modules, layers_to_transform=[layer])]
     numbers = [int(match[1]) for name in modules if (match := re.search(r'\.(\d+)\.', name))]
-    return f'{", ".join(map(str, dead))} (the layers are 0 to {max(numbers, default=0)})' if dead else ''
+    return f'{", ".join(map(str, unmatched))} (the layers are 0 to {max(numbers, default=0)})' if unmatched else ''
 
 
-def _dead_exclusions(config: LoraConfig, modules: Collection[str]) -> list[str]:
+def _unmatched_exclusions(config: LoraConfig, modules: Collection[str]) -> list[str]:
     excluded = config.exclude_modules
     if isinstance(excluded, str):
         return [excluded] if excluded and not any(re.fullmatch(excluded, name) for name in modules) else []
     return _without_ending(excluded, modules)
 
 
-def _dead_patterns(config: LoraConfig, modules: Collection[str]) -> list[str]:
+def _unmatched_layers_patterns(config: LoraConfig, modules: Collection[str]) -> list[str]:
     patterns = config.layers_pattern or []
     patterns = [patterns] if isinstance(patterns, str) else patterns
     return [pattern for pattern in patterns if not _select(config, modules, layers_pattern=[pattern])]
 
 
-def _dead_keys(patterns: Mapping[str, int] | None, targeted: Collection[str]) -> list[str]:
-    # PEFT's function gives back the module's own name if the key does not match it.
+def _unmatched_keys(patterns: Mapping[str, int] | None, targeted: Collection[str]) -> list[str]:
+    # PEFT's function returns the module's own name if the key does not match it.
     return sorted(
         key
         for key in patterns or {}
@@ -226,7 +257,7 @@ def _dead_keys(patterns: Mapping[str, int] | None, targeted: Collection[str]) ->
 
 
 def _without_ending(endings: Iterable[str] | None, names: Collection[str]) -> list[str]:
-    """Those of ``endings`` that no name ends in, counted in whole parts between dots."""
+    """Those of ``endings`` that no name ends in; an ending starts after a dot."""
     return sorted(ending for ending in endings or () if not any(f'.{name}'.endswith(f'.{ending}') for name in names))
 
 
@@ -235,7 +266,7 @@ def _describe(unmatched: Iterable[str], names: Collection[str]) -> str:
 
 
 def _nearest(wanted: str, names: Collection[str]) -> str:
-    """The endings of names, of as many parts as ``wanted`` has, that look most like it."""
+    """The endings of names, of as many parts as ``wanted`` has, that are most similar to it."""
     parts = wanted.count('.') + 1
     endings = dict.fromkeys('.'.join(name.split('.')[-parts:]) for name in names)
     last_parts = Counter(name.rpartition('.')[2] for name in names)

@@ -5,8 +5,6 @@ apart; the position embeddings, which have a leading one for a class token that 
 the pooled text, which is transposed. Rotary positions are computed there, and stored here.
 """
 
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -22,8 +20,8 @@ from transformers.models.sam3.modeling_sam3 import Sam3Model
 
 from crack_plugin.checkpoints import read_as_data
 from crack_plugin.errors import CrackPluginError
-from crack_plugin.files import LEFTOVER, honour_umask
-from crack_plugin.models.sam3_semantic import clip_tokenizer, save_base
+from crack_plugin.models import base
+from crack_plugin.models.tokenizer import clip_tokenizer
 
 DETECTOR = 'detector.'
 """What the names of the image model begin with in a checkpoint that holds the video model, as the published ones do."""
@@ -45,16 +43,10 @@ _PREFIXES_LEFT_OUT = (
 _ROTARY = 'backbone.vision_backbone.trunk.blocks.#.attn.'
 _ROTARY_NAMES = ('freqs_cis', 'freqs_cis_real', 'freqs_cis_imag')
 _LISTED = 5
-# SAM 3's own normalisation.
-_PREPROCESSOR = {'type': 'SegDataPreProcessor', 'mean': [127.5] * 3, 'std': [127.5] * 3}
 
 
 class MetaCheckpointError(CrackPluginError, ValueError):
     """A checkpoint is none of the original implementation, or not one of the model that Hugging Face has."""
-
-
-class FolderNotEmptyError(CrackPluginError, FileExistsError):
-    """A model is not written over other files."""
 
 
 class Converted(NamedTuple):
@@ -357,20 +349,12 @@ def convert_file(path: str | Path, folder: str | Path) -> Converted:
     """
     folder = Path(folder)
     # Before the minutes that reading takes.
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FolderNotEmptyError(f'{folder} exists and is not empty. Remove it, or give another name.')
+    base.refuse_full_folder(folder)
     converted = convert(read(path), str(path))
     with torch.device('meta'):
         model = Sam3Model(Sam3Config())
     model.load_state_dict(converted.weights, assign=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}-', suffix=LEFTOVER)
-    try:
-        save_base(model, clip_tokenizer(), scratch, MODELS.build(_PREPROCESSOR))
-        honour_umask(scratch)
-        Path(scratch).replace(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    base.save_base(model, clip_tokenizer(), folder, MODELS.build(base.PREPROCESSOR))
     return converted
 
 

@@ -1,46 +1,22 @@
-"""Sliding windows over images of any size: where they lie, and how they blend where they overlap.
+"""Sliding windows over images of any size: their positions, and how they blend where they overlap.
 
 Each axis has its own weights, raised cosines divided by their sum over all windows. A window's weight at (y, x) is the
-product of the two, and because windows lie on a grid these products sum to 1 at every pixel. So logits can be added up
-in place, without a map of weights beside them.
+product of the two, and because windows lie on a grid these products sum to 1 at every pixel. So logits can be summed
+in place, without a map of weights.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 DEFAULT_BATCH = 4
-"""Windows a forward takes: enough to keep a GPU busy at 336 px, and some 2 GB of activations of SAM 3 at 1008 px."""
+"""Windows in one forward: enough to keep a GPU busy at 336 px, and some 2 GB of activations of SAM 3 at 1008 px."""
 
 Windows = list[tuple[int, int, int]]
 """Image, row and column of some windows on the grid."""
-
-
-def check(test_cfg: Mapping[str, Any]) -> None:
-    """Refuse a ``test_cfg`` that slides in a way that cannot be.
-
-    Raises:
-        ValueError: ``crop_size`` or ``stride`` is missing or no pair of whole numbers, windows would leave pixels out,
-            or ``batch`` is no whole number from 1.
-    """
-    for key in ('crop_size', 'stride'):
-        value = test_cfg.get(key)
-        pair = isinstance(value, Sequence) and len(value) == 2 and all(isinstance(n, int) and n > 0 for n in value)
-        if not pair:
-            raise ValueError(f"test_cfg with mode='slide' has {key}={value!r}: give (height, width) in pixels.")
-    crop, stride = test_cfg['crop_size'], test_cfg['stride']
-    if stride[0] > crop[0] or stride[1] > crop[1]:
-        raise ValueError(
-            f'test_cfg has stride={tuple(stride)} and crop_size={tuple(crop)}: windows further apart than they are '
-            'large leave pixels out. Two thirds of crop_size is a good stride.'
-        )
-    batch = test_cfg.get('batch', DEFAULT_BATCH)
-    if not isinstance(batch, int) or batch < 1:
-        raise ValueError(f'test_cfg has batch={batch!r}: the number of windows in one forward, from 1.')
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
@@ -59,7 +35,7 @@ def blend_weights(length: int, window: int, stride: int) -> Tensor:
     """Weights of the windows along an axis, which sum to 1 at every pixel.
 
     Raised cosine (Hann window), sampled at pixel centres so that no weight is 0: w(i) = sin^2(pi (i + 1/2) / window).
-    It falls to nearly nothing at a window's ends, where a model sees least of the surroundings, and so leaves no seam.
+    It falls to nearly 0 at a window's ends, where a model sees least of the surroundings, and so leaves no seam.
 
     Args:
         length, window, stride: As for :func:`window_starts`.
@@ -93,8 +69,8 @@ def blend_windows(
         canvas: Zeros to add to, shape (N, K, H, W).
         crop_size: (h, w) of a window, in pixels. An image that is smaller has windows of its own size.
         stride: (vertical, horizontal) from window to window, in pixels, at most ``crop_size``.
-        batch: Windows a call of ``predict``.
-        progress: Passes on the batches, to show how far they are.
+        batch: Windows per call of ``predict``.
+        progress: Iterates over the batches and shows the progress.
     """
     size = images.shape[-2:]
     axes = list(zip(size, crop_size, stride, strict=True))

@@ -1,23 +1,26 @@
-"""Large images a few rows at a time: what is computed from a strip is small beside the image."""
+"""Large images a few rows at a time, so that intermediate results are small compared with the image."""
 
 from collections.abc import Iterator
 
 import torch
 
 CPU_PIXELS = 2**16
-"""Of a strip on a CPU: what is computed from it stays in the cache."""
+"""Pixels of a strip on a CPU: intermediate results stay in the cache."""
 
 GPU_PIXELS = 2**22
-"""Of a strip on a GPU, where every strip costs the launch of some kernels: 16 MB for each fp32 number of a pixel."""
+"""Pixels of a strip on a GPU, where every strip costs the launch of kernels: 16 MB for each fp32 number of a pixel."""
 
 
 def strips(height: int, width: int, device: torch.device) -> Iterator[slice]:
-    """Rows of an image that lies on ``device``.
+    """Divide the rows of an image into strips.
 
     Args:
         height: Rows of the image.
         width: Pixels of a row, of all images that are cut together.
-        device: Where they lie.
+        device: Where they are.
+
+    Returns:
+        Slices of rows, from the top.
     """
     pixels = CPU_PIXELS if device.type == 'cpu' else GPU_PIXELS
     rows = max(1, pixels // max(1, width))

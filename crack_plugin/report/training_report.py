@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crack_plugin.report.training import SCORES, Band, epoch_table
-from crack_plugin.report.validation import Evaluation, Example
+from crack_plugin.files import write_atomically
+from crack_plugin.report.epoch_table import SCORES, epoch_table
+from crack_plugin.report.examples import Band, Example
+from crack_plugin.report.facts import Facts
+from crack_plugin.report.validation import Evaluation
 from crack_plugin.visualization.document import Block, Heading, Picture, Table, Text, to_html, to_markdown
 from crack_plugin.visualization.figures import save_curves, save_histograms
-
-Facts = list[tuple[str, str]]
 
 
 @dataclass
@@ -21,7 +22,7 @@ class TrainingReport:
         title: Its first line.
         recipe: Model and recipe, name and value.
         dataset: Split, its number of images, and where they are.
-        rows: Of :func:`~crack_plugin.report.training.load_history`.
+        rows: Of :func:`~crack_plugin.report.history.load_history`.
         axis: 'epoch' or 'iter'.
         best: Index of the best row.
         zero_shot: Metrics without training.
@@ -53,8 +54,8 @@ class TrainingReport:
             outline = None if self.zero_shot_evaluation is None else self.zero_shot_evaluation.per_image
             save_histograms(folder / 'histograms.png', self.evaluation.per_image, outline)
         blocks = self.blocks()
-        (folder / 'report.md').write_text(to_markdown(blocks), encoding='utf-8')
-        (folder / 'report.html').write_text(to_html(blocks, folder), encoding='utf-8')
+        write_atomically(folder / 'report.md', to_markdown(blocks).encode())
+        write_atomically(folder / 'report.html', to_html(blocks, folder).encode())
 
     def blocks(self) -> list[Block]:
         """The report's content, top to bottom."""

@@ -1,30 +1,21 @@
-"""Runs a trained model over the validation images, once, for a report: scores by image, and example panels."""
+"""Scores of a trained model on the validation images, and of the same model without training."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
-from mmengine.runner.amp import autocast
 from mmengine.utils import ProgressBar
 from mmseg.registry import METRICS
 from torch.utils.data import DataLoader
 
-from crack_plugin.datasets.photographs import read_photograph
 from crack_plugin.evaluation import CrackMetric
+from crack_plugin.inference import Step, predict
 from crack_plugin.models import SAM3TextLoRA
-from crack_plugin.report.training import BANDS, Band, example_file, pick_examples
-from crack_plugin.visualization.panels import save_panel
-
-Step = Callable[[Any], list]
-"""Predicts a batch of a dataloader: a model's ``val_step``."""
 
 
 @dataclass(frozen=True)
@@ -44,23 +35,6 @@ class Evaluation:
     seconds_per_image: float
 
 
-@dataclass(frozen=True)
-class Example:
-    """One validation image shown in the report.
-
-    Attributes:
-        file: PNG file of its panel, relative to the report's folder.
-        image: Name of the image file.
-        iou: Its IoU.
-        inside: Whether the IoU lies in the band the example stands for.
-    """
-
-    file: str
-    image: str
-    iou: float
-    inside: bool
-
-
 def validation_loader(cfg: Config) -> DataLoader:
     """The config's validation images, in the dataset's order."""
     settings = cfg.copy().val_dataloader
@@ -71,8 +45,8 @@ def validation_loader(cfg: Config) -> DataLoader:
 def zero_shot_step(cfg: Config, model: Any, device: str) -> Step | None:
     """Prediction by the same base and prompts without what was trained.
 
-    With LoRA the adapters are switched off for the time of the step. After full fine-tuning the base is loaded anew,
-    which takes the memory of a second model.
+    With LoRA the adapters are switched off during the step. After full fine-tuning the base is loaded again, which
+    takes the memory of a second model.
 
     Args:
         cfg: Config of the training.
@@ -80,7 +54,7 @@ def zero_shot_step(cfg: Config, model: Any, device: str) -> Step | None:
         device: Where a second model goes.
 
     Returns:
-        None for a model without zero-shot state: one of MMSegmentation's own, or one that had nothing to train.
+        None for a model without a zero-shot state: one of MMSegmentation's own, or one without anything to train.
     """
     if not isinstance(model, SAM3TextLoRA):
         return None
@@ -101,12 +75,12 @@ def zero_shot_step(cfg: Config, model: Any, device: str) -> Step | None:
 
 
 def evaluate(steps: Mapping[str, Step], loader: DataLoader, cfg: Config) -> dict[str, Evaluation]:
-    """Score several predictors on the same images, each image loaded once; a progress bar tells how long it takes.
+    """Score several predictors on the same images, each image loaded once; a progress bar shows how long it takes.
 
     Args:
         steps: Predictor by name.
         loader: Of :func:`validation_loader`.
-        cfg: Its ``val_evaluator`` is taken if that is a ``CrackMetric``, and otherwise one with default settings.
+        cfg: Its ``val_evaluator`` is used if that is a ``CrackMetric``, and otherwise one with default settings.
 
     Returns:
         Evaluation by name.
@@ -131,64 +105,6 @@ def evaluate(steps: Mapping[str, Step], loader: DataLoader, cfg: Config) -> dict
         per_image = evaluator.metrics[0].per_image  # type: ignore[attr-defined]
         evaluations[name] = Evaluation(metrics, per_image, has_crack, seconds[name] / len(has_crack))
     return evaluations
-
-
-def draw_examples(
-    evaluation: Evaluation, step: Step, dataset: Any, cfg: Config, folder: Path, count: int = 2
-) -> dict[Band, list[Example]]:
-    """Write the panels of best, good and challenging images to ``folder``/examples.
-
-    Args:
-        evaluation: Scores of ``step`` on ``dataset``.
-        step: Predictor.
-        dataset: The validation set.
-        cfg: Config of the training.
-        folder: Of the report. Panels of a former report are removed.
-        count: Images for each band.
-
-    Returns:
-        What was drawn, by band.
-    """
-    target = folder / 'examples'
-    target.mkdir(parents=True, exist_ok=True)
-    for band in BANDS:
-        for old in target.glob(f'{band.name}_example_*_iou_*.png'):
-            old.unlink()
-    ious = [scores['IoU'] for scores in evaluation.per_image]
-    drawn: dict[Band, list[Example]] = {}
-    for band, indices in pick_examples(ious, evaluation.has_crack, count).items():
-        drawn[band] = []
-        for rank, index in enumerate(indices, start=1):
-            sample = predict(step, pseudo_collate([dataset[index]]), cfg)[0]
-            maps = (sample.gt_sem_seg, sample.pred_sem_seg)
-            truth, prediction = (labels.data.squeeze(0).cpu().numpy().astype(np.uint8) for labels in maps)
-            image = read_photograph(sample.img_path)[..., ::-1]
-            name = example_file(band, rank, ious[index])
-            dice = evaluation.per_image[index]['Dice']
-            save_panel(target / name, image, truth, prediction, f'IoU {ious[index]:.3f}   Dice {dice:.3f}')
-            inside = band.distance(ious[index]) == 0
-            drawn[band].append(Example(f'examples/{name}', Path(sample.img_path).name, ious[index], inside))
-    return drawn
-
-
-def predict(step: Step, batch: Any, cfg: Config) -> list:
-    """Predict a batch in the config's test precision, as ``tools/predict.py`` does; returns when the device is done.
-
-    Args:
-        step: Predictor.
-        batch: Of a dataloader.
-        cfg: Config of the training; ``test_cfg.fp16`` is heeded.
-
-    Returns:
-        Data samples with ``pred_sem_seg`` and ``seg_logits``.
-    """
-    with torch.no_grad(), autocast(enabled=(cfg.get('test_cfg') or {}).get('fp16', False)):
-        samples = step(batch)
-    # Of a machine's GPUs, those that predicted.
-    for device in {sample.pred_sem_seg.data.device for sample in samples}:
-        if device.type == 'cuda':
-            torch.cuda.synchronize(device)
-    return samples
 
 
 def _crack_metric(cfg: Config) -> CrackMetric:

@@ -1,1 +1,1 @@
-"""Pictures and pages for people: colours, overlays, example panels, plots and the training report."""
+"""Pictures and pages for people: colours, overlays, example panels, plots and documents."""

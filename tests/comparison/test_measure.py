@@ -11,8 +11,10 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 
+from crack_plugin.comparison import cost as costs
 from crack_plugin.comparison import measure as measuring
-from crack_plugin.comparison.measure import Measurement, build_model, count_flop, measure, measure_cost
+from crack_plugin.comparison.cost import count_flop, measure_cost
+from crack_plugin.comparison.measure import Measurement, build_model, measure
 from crack_plugin.comparison.settings import Settings
 
 
@@ -97,9 +99,7 @@ def test_compiling_is_not_timed(tiny_config: Path, monkeypatch: pytest.MonkeyPat
     cfg.model.compile = {'backend': counter}
     model, _ = build_model(cfg, None, 'cpu')
     compiled = []
-    monkeypatch.setattr(
-        measuring, '_reset_peak_memory', lambda device: compiled.append(counter.frame_count) or 'process'
-    )
+    monkeypatch.setattr(costs, 'reset_peak_memory', lambda device: compiled.append(counter.frame_count) or 'process')
     measure_cost(model, measuring._test_loader(cfg), cfg, 'cpu')
     torch.compiler.reset()
     assert compiled == [counter.frame_count] != [0]

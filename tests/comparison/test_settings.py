@@ -79,12 +79,3 @@ def test_differences_name_what_decides_the_training() -> None:
     assert settings.differences(first, Settings(epochs=2, data_root='a', test_data='b').apply(load(UNET), seed=1)) == []
     other = settings.differences(first, Settings(epochs=3, data_root='a').apply(load(UNET), seed=1))
     assert 'train_cfg.max_epochs: 2, now 3' in other
-
-
-def test_last_and_best_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match='no last checkpoint'):
-        settings.find_checkpoint(tmp_path, 'last')
-    for name in ('best_crack_IoU_epoch_1.pth', 'epoch_2.pth'):
-        (tmp_path / name).touch()
-    assert settings.find_checkpoint(tmp_path, 'last').name == 'epoch_2.pth'
-    assert settings.find_checkpoint(tmp_path, 'best').name == 'best_crack_IoU_epoch_1.pth'

@@ -124,6 +124,59 @@ def test_16_bits_that_would_turn_black_are_an_error(images, suffix):
         load(images)
 
 
+def test_hot_pixels_do_not_hide_that_16_bits_would_turn_black(images):
+    values = np.full((100, 100, 3), 3000, np.uint16)
+    values[50, :8] = 65535
+    cv2.imwrite(str(images / 'crack.png'), values)
+    with pytest.raises(ImageError, match=r'brightest value is 3000 of 65535'):
+        load(images)
+
+
+@pytest.mark.parametrize('options', [{}, {'tile': (32, 32)}, {'tile': (64, 16), 'compression': 'zlib'}])
+@pytest.mark.parametrize('photometric', ['minisblack', 'miniswhite'])
+def test_grey_tiff_of_16_bits_however_it_is_stored(images, options, photometric):
+    values = np.linspace(0, 65535, 60 * 80).reshape(60, 80).astype(np.uint16)
+    stored = 65535 - values if photometric == 'miniswhite' else values
+    tifffile.imwrite(images / 'crack.tif', stored, photometric=photometric, **options)
+    np.testing.assert_allclose(load(images)['img'], np.dstack([values / 257] * 3), atol=1)
+
+
+@pytest.mark.parametrize('options', [{}, {'tile': (32, 32)}])
+@pytest.mark.parametrize('planes', ['contig', 'separate'])
+def test_tiff_of_16_bits_a_channel_however_it_is_stored(images, options, planes):
+    values = np.linspace(20000, 65535, 60 * 80 * 3).reshape(60, 80, 3).astype(np.uint16)
+    stored = np.moveaxis(values, 2, 0) if planes == 'separate' else values
+    tifffile.imwrite(images / 'crack.tif', stored, photometric='rgb', planarconfig=planes, **options)
+    np.testing.assert_allclose(load(images)['img'], values[..., ::-1] / 257, atol=1)
+
+
+@pytest.mark.parametrize('options', [{'planarconfig': 'separate'}, {'tile': (32, 32)}])
+def test_dim_tiff_of_16_bits_however_it_is_stored(images, options):
+    values = np.full((3, 60, 80) if 'planarconfig' in options else (60, 80, 3), 15 * 257, np.uint16)
+    tifffile.imwrite(images / 'crack.tif', values, photometric='rgb', **options)
+    with pytest.raises(ImageError, match=r'brightest value is 3855 of 65535'):
+        load(images)
+
+
+@pytest.mark.parametrize('top', [4095, 65535])
+def test_dim_16_bits_stored_with_white_as_0(images, top):
+    values = np.linspace(0, 4095, 60 * 80).reshape(60, 80).astype(np.uint16)
+    tifffile.imwrite(images / 'crack.tif', top - values, photometric='miniswhite')
+    with pytest.raises(ImageError, match=r'brightest value is 409\d of 65535'):
+        load(images)
+
+
+@pytest.mark.parametrize('suffix', ['gif', 'jp2', 'ppm', 'hdr', 'avif'])
+def test_formats_that_are_not_read_under_the_name_of_another(images, picture, suffix):
+    if suffix in ('gif', 'avif'):
+        picture.save(images.parent / f'crack.{suffix}', save_all=True, append_images=[picture.rotate(180)])
+    else:
+        cv2.imwrite(str(images.parent / f'crack.{suffix}'), np.asarray(picture))
+    (images.parent / f'crack.{suffix}').rename(images / 'crack.jpg')
+    with pytest.raises(ImageError, match=r'crack\.jpg is of a format that is not read|crack\.jpg cannot be decoded'):
+        load(images)
+
+
 def test_16_bits_that_pillow_would_turn_white_are_an_error(images):
     cv2.imwrite(str(images / 'crack.png'), np.full((20, 40), 30000, np.uint16))
     dataset = YOLOCrackDataset(images.parents[1], pipeline=[LoadImageFromFile(imdecode_backend='pillow')])

@@ -135,6 +135,30 @@ def test_regions_joined_by_a_crack_one_pixel_wide_survive_text():
     np.testing.assert_array_equal(read(format_labels(mask)), mask)
 
 
+def network() -> np.ndarray:
+    """The simplified outline of a crack one pixel wide, with two meshes and two dead ends, as its corners in turn."""
+    corners = [(20, 40), (60, 43), (80, 20), (100, 41), (170, 55), (200, 90), (260, 97)]
+    mesh, other = (84, 66), (215, 40)
+    back = [corners[5], other, corners[4], corners[3], mesh, corners[1]]
+    return np.array([*corners, *back])
+
+
+@pytest.mark.parametrize('decimals', [4, 6])
+# At 4 and 10 it would begin with the line between the meshes, as a converter's walk does.
+@pytest.mark.parametrize('start', [0, 1, 2, 3, 5, 6, 7, 8, 9, 11, 12])
+def test_a_simplified_network_of_thin_cracks_is_drawn(start, decimals):
+    walk = np.roll(network(), -start, axis=0)
+    line = '0 ' + ' '.join(f'{value:.{decimals}f}' for value in (walk / SHAPE[::-1]).ravel())
+    drawn = cv2.fillPoly(np.zeros(SHAPE, np.uint8), [walk.astype(np.int32)], 1)
+    np.testing.assert_array_equal(read(line), drawn)
+
+
+def test_joined_parts_with_thin_ends_are_drawn_alone():
+    thin = np.array([(10, 10), (50, 12), (50, 40), (45, 90), (50, 40), (12, 40)])
+    parts = [thin, rectangle(200, 20, 240, 60), np.roll(thin + np.array((250, 150)), 2, axis=0)]
+    np.testing.assert_array_equal(read(line_of(join(parts))), read(''.join(map(line_of, parts))))
+
+
 def test_the_check_counts_joined_parts(tmp_path):
     for folder in ('images', 'labels'):
         (tmp_path / 'train' / folder).mkdir(parents=True)

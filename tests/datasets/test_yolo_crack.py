@@ -209,9 +209,9 @@ def test_complete_dataset_says_nothing(root, log):
 
 
 def test_files_of_other_formats_are_reported(root, log):
-    (root / 'train/images/a.heic').touch()
+    (root / 'train/images/a.gif').touch()
     assert len(YOLOCrackDataset(root)) == 3
-    assert log == [f"split 'train' of {root}: files that are no images are not used (1 .heic)"]
+    assert log == [f"split 'train' of {root}: files that are no images are not used (1 .gif)"]
 
 
 def test_missing_label_can_be_an_error(root):

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from crack_plugin.datasets import yolo_layout
-from crack_plugin.datasets.yolo_layout import SplitFiles, count_suffixes, find_split, is_unsplit, read_data_yaml
+from crack_plugin.datasets.data_yaml import is_unsplit, read_data_yaml
+from crack_plugin.datasets.names import count_suffixes
+from crack_plugin.datasets.yolo_layout import SplitFiles, find_split
 
 
 def touch(root: Path, *names: str) -> None:
@@ -219,6 +221,12 @@ def test_labels_beside_images_in_a_folder_of_that_name(tmp_path, log):
         ['a_label_2.tif', 'a.txt'],
         ['mask_a.png', 'a.txt'],
         ['a.jpg_segmentation.png', 'a.txt'],
+        ['a_crack_mask.png', 'a.txt'],
+        ['a_gtFine_labelIds.png', 'a.txt'],
+        ['seg_mask_a.png', 'a.txt'],
+        ['masks/a.png', 'a.txt'],
+        ['b.jpg', 'b.txt', 'a.jpg.json'],
+        ['b.jpg', 'b.txt', 'a.jpg.txt'],
         ['a.png'],
         ['a.png', 'a.txt'],
         ['a.json'],
@@ -247,8 +255,8 @@ def test_masks_among_the_images_are_an_error(tmp_path):
     'others',
     [
         ['a.txt', 'a.json', 'a.xml', 'classes.txt', 'instances.json'],
-        ['a.txt', 'b.jpg', 'c.heic', 'Thumbs.db'],
-        ['a.txt', 'wall_mask.png', 'a_2.png', 'mask.jpg', 'anagram.jpg'],
+        ['a.txt', 'b.jpg', 'c.gif', 'Thumbs.db'],
+        ['a.txt', 'wall_mask.png', 'a_2.png', 'a_slab.png', 'a_segovia.png', 'mask.jpg', 'anagram.jpg'],
         ['a.txt', 'a_mask.png', 'a_mask.txt'],  # a picture of a mask, labelled as such
         ['b.jpg'],
     ],
@@ -311,14 +319,14 @@ def test_the_last_folder_named_images_is_replaced(tmp_path):
 
 
 def test_what_does_not_fit_is_named(tmp_path):
-    touch(tmp_path, 'train/images/a.jpg', 'train/images/b.jpg', 'train/images/c.heic', 'train/images/Thumbs.db')
+    touch(tmp_path, 'train/images/a.jpg', 'train/images/b.jpg', 'train/images/c.gif', 'train/images/Thumbs.db')
     touch(tmp_path, 'train/images/._a.jpg', 'train/images/.cache/d.jpg', 'train/labels/b.txt', 'train/labels/z.txt')
     files = found(tmp_path)
     assert len(files.pairs) == 2
     assert files.unlabelled == [str(tmp_path / 'train/images/a.jpg')]
     assert files.orphans == [str(tmp_path / 'train/labels/z.txt')]
-    assert files.others == [str(tmp_path / 'train/images' / name) for name in ('Thumbs.db', 'c.heic')]
-    assert count_suffixes(files.others) == '1 .db, 1 .heic'
+    assert files.others == [str(tmp_path / 'train/images' / name) for name in ('Thumbs.db', 'c.gif')]
+    assert count_suffixes(files.others) == '1 .db, 1 .gif'
 
 
 def assert_message(error: pytest.ExceptionInfo, parts: Sequence[str]) -> None:
@@ -437,7 +445,7 @@ def test_slow_listing_shows_its_progress_in_the_main_process(tmp_path, monkeypat
     touch(tmp_path, *(f'train/images/{i}.jpg' for i in range(3)), 'train/labels/0.txt')
     found(tmp_path)
     assert capsys.readouterr().err == ''
-    monkeypatch.setattr(yolo_layout, '_SILENT', 0)
+    monkeypatch.setattr(yolo_layout, '_PROGRESS_DELAY', 0)
     found(tmp_path)
     assert "Listing the files of 'train': 4 files" in capsys.readouterr().err
     monkeypatch.setattr(yolo_layout, 'is_main_process', lambda: False)

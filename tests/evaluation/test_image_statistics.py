@@ -31,6 +31,21 @@ def test_intervals_of_a_mean_agree_with_scipy() -> None:
     assert interval == pytest.approx(tuple(reference.confidence_interval), abs=tolerance)
 
 
+def test_intervals_are_percentiles_of_the_draws_of_the_seed() -> None:
+    """Figures in the documentation stay what they are."""
+    statistics = random_statistics(7)
+    random = np.random.default_rng(3)
+    draws = [statistics.take(random.integers(12, size=12)).summary() for _ in range(40)]
+    intervals = bootstrap_intervals([statistics], resamples=40, level=0.9, seed=3)
+    for name, interval in intervals.items():
+        assert interval == pytest.approx(tuple(np.percentile([draw[name] for draw in draws], [5, 95])), abs=1e-12)
+
+
+def test_a_single_image_has_no_interval() -> None:
+    statistics = random_statistics(8, images=1)
+    assert bootstrap_intervals([statistics], 20) == {name: (v, v) for name, v in statistics.summary().items()}
+
+
 def test_intervals_hold_the_score_of_every_kind() -> None:
     statistics = random_statistics(1)
     intervals = bootstrap_intervals([statistics], resamples=300)

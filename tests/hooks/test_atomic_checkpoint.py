@@ -11,8 +11,9 @@ from conftest import ScoreAs, forget_visualizers
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from crack_plugin import files
 from crack_plugin.checkpoints import CheckpointError
-from crack_plugin.hooks import files
+from crack_plugin.hooks import atomic_checkpoint
 
 
 def make_runner(config: Path, work_dir: Path, scores: list[float], **hook: Any) -> Runner:
@@ -74,14 +75,14 @@ def test_same_files_as_the_stock_hook(tiny_config: Path, tmp_path: Path, hook: d
 def test_former_ones_stay_until_the_new_one_is_written(
     tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, kept: list[str]
 ) -> None:
-    write = files.write_whole
+    write = files.write_atomically
 
     def fail(path: Path, *args: Any, **kwargs: Any) -> None:
         if path.name == target:
             raise files.SaveError('no room')
         write(path, *args, **kwargs)
 
-    monkeypatch.setattr(files, 'write_whole', fail)
+    monkeypatch.setattr(atomic_checkpoint, 'write_atomically', fail)
     with pytest.raises(files.SaveError):
         make_runner(tiny_config, tmp_path, [0.1, 0.2, 0.3], max_keep_ckpts=1).train()
     assert checkpoints(tmp_path) == kept

@@ -13,10 +13,12 @@ from mmengine.hooks import Hook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
+from transformers import Sam3Config
+from transformers.models.sam3.modeling_sam3 import Sam3Model
 
 from crack_plugin.hooks.non_finite_loss import NonFiniteLossError, NonFiniteLossHook
 from crack_plugin.models import SAM3TextLoRA
-from crack_plugin.models.sam3_text_lora import PrecisionError
+from crack_plugin.models.precision import PrecisionError
 
 
 class Watch(Hook):
@@ -108,6 +110,20 @@ def test_skip_leaves_the_step_out(tiny_config: Path, spoil: Callable[..., None],
     assert all(torch.isfinite(value).all() for value in watch.weights[-1])
 
 
+@pytest.mark.parametrize(
+    'clip',
+    [None, pytest.param({'_delete_': True, 'type': 'value', 'clip_value': 1.0}, marks=pytest.mark.slow)],
+    ids=['without clipping', 'by value'],
+)
+def test_infinite_gradient_is_found_however_it_is_clipped(
+    tiny_config: Path, spoil: Callable[..., None], clip: dict[str, Any] | None
+) -> None:
+    spoil(2, infinite_gradient)
+    runner, watch = make_runner(tiny_config, **SKIP, **{'optim_wrapper.clip_grad': clip})
+    runner.train()
+    assert watch.moved() == [True, False, True, True, True, True]
+
+
 @pytest.mark.slow
 def test_skip_keeps_accumulation_in_step(tiny_config: Path, spoil: Callable[..., None]) -> None:
     """Of pairs of iterations: a bad first one leaves the second's step, a bad second one none."""
@@ -174,6 +190,14 @@ def test_float16_without_a_scaler_is_refused_before_the_first_step(tiny_config: 
 def test_so_it_is_by_the_model_itself(tiny_sam3: dict) -> None:
     """Under a runner without our hooks."""
     model = SAM3TextLoRA(base=tiny_sam3, dtype='float16')
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with pytest.raises(PrecisionError, match='OptimWrapper'):
+        model.train_step({}, OptimWrapper(torch.optim.SGD(trained, lr=0.1)))
+
+
+def test_so_it_is_with_a_base_saved_in_float16(tiny_sam3: dict, tmp_path: Path) -> None:
+    Sam3Model(Sam3Config(**tiny_sam3)).half().save_pretrained(tmp_path)
+    model = SAM3TextLoRA(base=str(tmp_path))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with pytest.raises(PrecisionError, match='OptimWrapper'):
         model.train_step({}, OptimWrapper(torch.optim.SGD(trained, lr=0.1)))

@@ -16,7 +16,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from PIL import Image
 
-from crack_plugin.hooks import files
+from crack_plugin import files
 from crack_plugin.hooks.prediction import PredictionHook, prediction_names
 
 
@@ -131,14 +131,14 @@ def test_several_classes_have_a_folder_each(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_write_leaves_the_former_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files.write_whole(tmp_path / 'a.png', b'whole')
+    files.write_atomically(tmp_path / 'a.png', b'whole')
 
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, 'replace', interrupted)
     with pytest.raises(KeyboardInterrupt):
-        files.write_whole(tmp_path / 'a.png', b'half')
+        files.write_atomically(tmp_path / 'a.png', b'half')
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [('a.png', b'whole')]
 
 

@@ -141,6 +141,7 @@ def test_sampler_starts_where_told(crack_folder: Path) -> None:
     assert len(sampler) == len(whole) == 6
 
 
+@pytest.mark.slow  # test_faults.py::test_killed[in a validation] is the same with everything compared
 def test_killed_training_goes_on(tiny_config: Path, tmp_path: Path) -> None:
     """SIGKILL in the second of three epochs, then ``--resume``: the loss curve goes on from the checkpoint."""
     options = ['--cfg-options', 'train_cfg.max_epochs=3', 'default_hooks.logger.interval=1']

@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import Sam3Config
 from transformers.models.sam3.modeling_sam3 import Sam3Model
 
-from crack_plugin.models import SAM3TextLoRA, sam3_semantic
+from crack_plugin.models import SAM3TextLoRA
 from crack_plugin.models.adapters import AdapterError
+from crack_plugin.models.tokenizer import clip_tokenizer, tokenize
 
 LORA = {'r': 2, 'lora_alpha': 4, 'lora_dropout': 0.0, 'target_modules': ['q_proj', 'k_proj', 'v_proj', 'o_proj']}
 
@@ -51,7 +52,7 @@ def logits(model: SAM3TextLoRA, images: Tensor) -> Tensor:
 
 
 def plain_logits(model: Any, images: Tensor) -> Tensor:
-    ids, mask = sam3_semantic.tokenize(sam3_semantic.clip_tokenizer(), ['crack'])
+    ids, mask = tokenize(clip_tokenizer(), ['crack'])
     size = (len(images), -1)
     with torch.no_grad():
         low = model(pixel_values=images, input_ids=ids.expand(size), attention_mask=mask.expand(size)).semantic_seg
@@ -311,6 +312,57 @@ def test_other_kinds_of_adapters_are_refused(base: str, tmp_path: Path, kind: An
 def test_arguments_that_cannot_work_here(tiny_sam3: dict, changes: dict, said: str) -> None:
     with pytest.raises(AdapterError, match=said):
         SAM3TextLoRA(base=tiny_sam3, lora={**LORA, **changes})
+
+
+BAD_VALUES: list[dict] = [
+    {'target_modules': r'.*\.(q_proj'},
+    {'target_modules': [1]},
+    {'exclude_modules': '['},
+    {'rank_pattern': {'q_proj(': 4}},
+    {'rank_pattern': ['q_proj']},
+    {'bias': 'some'},
+    {'r': '8'},
+]
+
+
+@pytest.mark.parametrize('changes', BAD_VALUES, ids=str)
+def test_values_that_peft_cannot_read(trained: SAM3TextLoRA, base: str, tmp_path: Path, changes: dict) -> None:
+    """In a config and in a saved adapter."""
+    with pytest.raises(AdapterError, match=r'lora=.* was refused by PEFT'):
+        SAM3TextLoRA(base=base, lora={**LORA, **changes})
+    trained.save_adapter(tmp_path)
+    path = tmp_path / 'adapter_config.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(AdapterError, match=f'adapter {tmp_path} does not fit'):
+        SAM3TextLoRA(base=base, adapter=str(tmp_path))
+
+
+def test_lora_beside_an_adapter_is_checked(trained: SAM3TextLoRA, base: str, tmp_path: Path) -> None:
+    trained.save_adapter(tmp_path)
+    for lora, said in (({'rr': 4}, 'refused by PEFT'), (['q_proj'], 'give a dict')):
+        with pytest.raises(AdapterError, match=said):
+            SAM3TextLoRA(base=base, adapter=str(tmp_path), lora=lora)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize('mapping', [['os'], 'os'])
+def test_mapping_that_is_none(trained: SAM3TextLoRA, base: str, tmp_path: Path, mapping: Any) -> None:
+    trained.save_adapter(tmp_path)
+    path = tmp_path / 'adapter_config.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), 'auto_mapping': mapping}))
+    with pytest.raises(AdapterError, match=r'auto_mapping.* is not an object'):
+        SAM3TextLoRA(base=base, adapter=str(tmp_path))
+
+
+@pytest.mark.parametrize('change', [lambda w: w * float('nan'), lambda w: w / 0, lambda w: w.to(torch.int8)])
+def test_adapter_without_sound_values(trained: SAM3TextLoRA, base: str, tmp_path: Path, change: Any) -> None:
+    """A prediction from them would be "no crack" everywhere."""
+    trained.save_adapter(tmp_path)
+    path = tmp_path / 'adapter_model.safetensors'
+    weights = load_file(path)
+    name = next(name for name in weights if 'lora_A' in name)
+    save_file({**weights, name: change(weights[name])}, path)
+    with pytest.raises(AdapterError, match=f'{name} holds values'):
+        SAM3TextLoRA(base=base, adapter=str(tmp_path))
 
 
 def test_adapter_that_is_none_says_what_it_is(

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig
 from transformers.models.sam3.modeling_sam3 import Sam3Model
 
-from crack_plugin.models import SAM3TextLoRA, sam3_semantic
-from crack_plugin.models.sam3_semantic import BaseModelError, load_base
+from crack_plugin.errors import ConfigError
+from crack_plugin.models import SAM3TextLoRA, base
+from crack_plugin.models.base import BaseModelError, load_base
 
 ASK_HUB = """
 import sys
@@ -256,7 +257,7 @@ def not_a_number(config: dict) -> None:
     ('change', 'said'),
     [
         (other_architecture, "of type 'edgetam_video', not sam3"),
-        (other_sizes, r'weights have other shapes than config.json says.*has shape \(.*\), and \(.*is wanted'),
+        (other_sizes, r'weights have other shapes than config.json says.*has shape \(.*\), and \(.*is expected'),
         (not_a_number, 'does not describe one'),
         (dict.clear, 'of type None'),
     ],
@@ -266,6 +267,64 @@ def test_config_of_another_model(folder: Path, change: Any, said: str, monkeypat
     build_nothing(monkeypatch)
     with pytest.raises(BaseModelError, match=said):
         load_base(str(folder))
+
+
+def no_heads(config: dict) -> None:
+    config['text_config']['num_attention_heads'] = 0
+
+
+def negative_size(config: dict) -> None:
+    config['text_config']['hidden_size'] = -16
+
+
+def unknown_activation(config: dict) -> None:
+    config['text_config']['hidden_act'] = 'none of them'
+
+
+@pytest.mark.parametrize('change', [no_heads, negative_size, unknown_activation])
+def test_config_that_no_model_can_be_built_from(folder: Path, change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rewrite(folder / 'config.json', change)
+    build_nothing(monkeypatch)
+    with pytest.raises(BaseModelError, match=r'could not be read as a SAM 3: .*config\.json'):
+        load_base(str(folder))
+
+
+@pytest.mark.parametrize('dtype', [torch.int8, torch.float8_e4m3fn])
+def test_quantised_weights(folder: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers reads them as they are, without their scale."""
+    path = folder / 'model.safetensors'
+    save_file({name: weight.to(dtype) for name, weight in load_file(path).items()}, path, metadata={'format': 'pt'})
+    build_nothing(monkeypatch)
+    with pytest.raises(BaseModelError, match='weights are quantised'):
+        load_base(str(folder))
+
+
+@pytest.mark.parametrize('content', [{'weight_map': ['a']}, {'weight_map': {'a': 1}}, {'weight_map': {'a': 'x'}}])
+def test_damaged_index(folder: Path, content: dict) -> None:
+    (folder / 'model.safetensors').rename(folder / 'x')
+    (folder / 'model.safetensors.index.json').write_text(json.dumps(content))
+    with pytest.raises(BaseModelError, match=r'index\.json is damaged'):
+        load_base(str(folder))
+
+
+@pytest.mark.parametrize('added', [['a'], {'a': 1}, [{'content': 'a'}]])
+def test_damaged_tokens(folder: Path, added: Any) -> None:
+    rewrite(folder / 'tokenizer.json', lambda content: content.update(added_tokens=added))
+    with pytest.raises(BaseModelError, match='added_tokens'):
+        load_base(str(folder))
+
+
+def test_merges_in_another_encoding(folder: Path) -> None:
+    (folder / 'tokenizer.json').rename(folder / 'vocab.json')
+    (folder / 'merges.txt').write_bytes(b'\xff\xfe\x80 a')
+    with pytest.raises(BaseModelError, match='no UTF-8 text'):
+        load_base(str(folder))
+
+
+def test_values_of_another_type(tiny_sam3: dict) -> None:
+    for arguments in ({'base': None}, {'base': ['a']}, {'base': tiny_sam3, 'image_size': '56'}):
+        with pytest.raises(ConfigError, match='give a '):
+            SAM3TextLoRA(**arguments)
 
 
 def test_clip_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,12 +421,12 @@ def test_other_tokenizers_are_refused(folder: Path, monkeypatch: pytest.MonkeyPa
 def test_hash_of_scalars() -> None:
     """They count, and the hash of the embedded base is what checkpoints of it have carried from the start."""
     embedded, _ = load_base(str(ROOT / 'configs' / 'sam3_tiny'))
-    assert sam3_semantic.base_hash(embedded) == '520b09c4067316bb1974ea06f03e02e2a2c497e5f72cedea4eecdc387f96e684'
+    assert base.base_hash(embedded) == '520b09c4067316bb1974ea06f03e02e2a2c497e5f72cedea4eecdc387f96e684'
     module = torch.nn.Module()
     module.register_buffer('scale', torch.tensor(1.0))
-    one = sam3_semantic.base_hash(module)
+    one = base.base_hash(module)
     module.scale += 1
-    assert sam3_semantic.base_hash(module) != one
+    assert base.base_hash(module) != one
 
 
 @pytest.mark.slow
@@ -379,11 +438,11 @@ def test_hash_across_processes(tmp_path: Path) -> None:
 import sys
 import crack_plugin
 import torch
-from crack_plugin.models import sam3_semantic
+from crack_plugin.models import base
 torch.distributed.init_process_group('gloo', init_method='file://' + sys.argv[2], rank=int(sys.argv[1]), world_size=2)
 calls = []
-sam3_semantic.base_hash = lambda model: calls.append(1) or f'hash by {sys.argv[1]}'
-print(sam3_semantic.shared_base_hash(torch.nn.Linear(1, 1)), len(calls))
+base.base_hash = lambda model: calls.append(1) or f'hash by {sys.argv[1]}'
+print(base.shared_base_hash(torch.nn.Linear(1, 1)), len(calls))
 """
     )
     command = [sys.executable, str(script)]
@@ -396,5 +455,5 @@ print(sam3_semantic.shared_base_hash(torch.nn.Linear(1, 1)), len(calls))
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(BaseModelError, match='is no folder'):
+    with pytest.raises(BaseModelError, match='is not a folder'):
         SAM3TextLoRA(base=str(tmp_path / 'absent'))

@@ -22,8 +22,8 @@ from transformers.models.sam3.modeling_sam3 import Sam3Attention, Sam3Model
 
 from crack_plugin.checkpoints import CheckpointError
 from crack_plugin.models import meta_checkpoint
-from crack_plugin.models.meta_checkpoint import FolderNotEmptyError, MetaCheckpointError, convert, convert_file, read
-from crack_plugin.models.sam3_semantic import BaseModelError, load_base
+from crack_plugin.models.base import BaseModelError, FolderNotEmptyError, load_base
+from crack_plugin.models.meta_checkpoint import MetaCheckpointError, convert, convert_file, read
 
 NAMES = ROOT / 'tests' / 'data' / 'meta_sam3_names.txt.gz'
 VISION = 'detector.backbone.vision_backbone.'
@@ -331,7 +331,7 @@ def test_a_full_folder_is_left_alone(tiny: dict[str, Tensor], tmp_path: Path) ->
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full' / 'mine.txt').write_text('mine')
     for taken in ('full', 'full/mine.txt'):
-        with pytest.raises(FolderNotEmptyError, match=r'Remove it, or give another name'):
+        with pytest.raises(FolderNotEmptyError, match=r'Remove it, or save under another name|Name a new or empty folder'):
             convert_file(tmp_path / 'sam3.pt', tmp_path / taken)
     assert (tmp_path / 'full' / 'mine.txt').read_text() == 'mine'
     (tmp_path / 'empty').mkdir()

@@ -8,7 +8,8 @@ from conftest import tensor_on
 from torch import Tensor
 from transformers.models.sam3.modeling_sam3 import Sam3Model
 
-from crack_plugin.models import SAM3TextLoRA, adapters, sam3_semantic
+from crack_plugin.models import SAM3TextLoRA, adapters, semantic_path
+from crack_plugin.models.base import load_base
 
 LORA = {'r': 2, 'lora_alpha': 4, 'lora_dropout': 0.0, 'target_modules': ['q_proj', 'k_proj', 'v_proj', 'o_proj']}
 
@@ -33,7 +34,7 @@ def logits(model: SAM3TextLoRA, images: Tensor) -> Tensor:
 
 
 def image_features(model: Sam3Model, images: Tensor) -> Tensor:
-    pyramid, _ = sam3_semantic.encode_images(model, sam3_semantic.encode_prefix(model, images, depth=0), depth=0)
+    pyramid, _ = semantic_path.encode_images(model, semantic_path.encode_prefix(model, images, depth=0), depth=0)
     return pyramid[0]
 
 
@@ -76,7 +77,7 @@ def test_positions_of_a_bf16_checkpoint_are_restored(large: dict, tmp_path: Path
     SAM3TextLoRA(base=large, lora=None).save_pretrained(tmp_path / 'fp32')
     Sam3Model.from_pretrained(str(tmp_path / 'fp32')).to(torch.bfloat16).save_pretrained(tmp_path / 'bf16')
     careless = Sam3Model.from_pretrained(str(tmp_path / 'bf16'), dtype=torch.bfloat16)
-    careful, _ = sam3_semantic.load_base(str(tmp_path / 'bf16'))
+    careful, _ = load_base(str(tmp_path / 'bf16'))
     layer, rounded = (model.vision_encoder.backbone.layers[0] for model in (careful, careless))
     grid = torch.arange(72) * (24 / 72)
     exact = torch.stack([grid.repeat(72), grid.repeat_interleave(72)], dim=-1)
@@ -114,11 +115,11 @@ def test_the_whole_base_in_fp32_stays_on_the_cpu(tiny_sam3: dict, monkeypatch: p
         self.prompt_ids = torch.ones(1, 32, dtype=torch.long)
         return self
 
-    graft = adapters.graft
+    merge_into = adapters.merge_into
 
-    def watched(adapter: adapters.Snapshot, whole: torch.nn.Module) -> object:
-        events.append(('graft', {parameter.device.type for parameter in whole.parameters()}))
-        return graft(adapter, whole)
+    def watched(base: torch.nn.Module, adapter: adapters.Snapshot) -> object:
+        events.append(('merge_into', {parameter.device.type for parameter in base.parameters()}))
+        return merge_into(base, adapter)
 
     def to(self: SAM3TextLoRA, device: torch.device) -> SAM3TextLoRA:
         events.append((str(device), {parameter.dtype for parameter in self.parameters()}))
@@ -126,9 +127,9 @@ def test_the_whole_base_in_fp32_stays_on_the_cpu(tiny_sam3: dict, monkeypatch: p
 
     monkeypatch.setattr(SAM3TextLoRA, 'cpu', cpu)
     monkeypatch.setattr(SAM3TextLoRA, 'to', to)
-    monkeypatch.setattr(adapters, 'graft', watched)
+    monkeypatch.setattr(adapters, 'merge_into', watched)
     low.merge_adapter()
-    assert events == [('cpu', None), ('graft', {'cpu'}), ('cuda:1', {torch.bfloat16})]
+    assert events == [('cpu', None), ('merge_into', {'cpu'}), ('cuda:1', {torch.bfloat16})]
 
 
 def test_saved_model_is_merged_in_fp32_whatever_dtype_it_ran_in(tiny_sam3: dict, tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_sine_positions_are_computed_in_fp32(tiny_sam3: dict) -> None:
     for dtype in (None, 'bfloat16'):
         model = SAM3TextLoRA(base=tiny_sam3, lora=None, dtype=dtype)
         hidden = model._encode_prefix(images)
-        positions[dtype] = sam3_semantic.encode_images(model.model, hidden, model._frozen_depth)[1]
+        positions[dtype] = semantic_path.encode_images(model.model, hidden, model._frozen_depth)[1]
     assert positions['bfloat16'].dtype == torch.bfloat16
     assert torch.equal(positions['bfloat16'], positions[None].to(torch.bfloat16))
     assert (positions['bfloat16'].float() - positions[None]).abs().max() <= 2**-9

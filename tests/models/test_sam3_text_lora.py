@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import Sam3Config
 from transformers.models.sam3.modeling_sam3 import Sam3Model
 
-from crack_plugin.models import SAM3TextLoRA, sam3_semantic
-from crack_plugin.models.sam3_text_lora import foreground_iou, threshold_labels
+from crack_plugin.models import SAM3TextLoRA
+from crack_plugin.models.tokenizer import clip_tokenizer
 
 LORA = {'r': 2, 'lora_alpha': 4, 'lora_dropout': 0.0, 'target_modules': ['q_proj', 'k_proj', 'v_proj', 'o_proj']}
 
@@ -31,7 +31,7 @@ def plain_sam3(overrides: dict) -> Sam3Model:
 
 
 def plain_logits(model: Sam3Model, pixel_values: Tensor, prompt: str) -> Tensor:
-    tokens = sam3_semantic.clip_tokenizer()([prompt], padding='max_length', max_length=32, return_tensors='pt')
+    tokens = clip_tokenizer()([prompt], padding='max_length', max_length=32, return_tensors='pt')
     ids, mask = tokens.input_ids, tokens.attention_mask
     count = len(pixel_values)
     with torch.no_grad():
@@ -196,38 +196,6 @@ def test_threshold_acts_on_labels_alone(tiny_sam3: dict) -> None:
     assert torch.equal(second.pred_sem_seg.data[0], (probability > 0.7).long())
 
 
-def test_threshold_labels_takes_the_best_foreground_class() -> None:
-    probabilities = torch.tensor([[0.40, 0.35, 0.25], [0.60, 0.30, 0.10], [0.10, 0.20, 0.70]])
-    logits = probabilities.log().T.reshape(1, 3, 1, 3)
-    assert threshold_labels(logits, 0.5).tolist() == [[[1, 0, 2]]]
-    assert threshold_labels(logits, 0.3).tolist() == [[[1, 1, 2]]]
-
-
-def test_train_iou_leaves_ignored_pixels_out() -> None:
-    logits = torch.tensor([[[[1.0, 1.0, -1.0, 1.0]]]])
-    labels = torch.tensor([[[1, 0, 1, 255]]])
-    assert foreground_iou(logits, labels, 0.5).item() == pytest.approx(1 / 3, abs=1e-5)
-    assert foreground_iou(logits, labels, 0.8).item() == pytest.approx(0, abs=1e-5)
-    assert foreground_iou(torch.full((1, 1, 2, 2), -1.0), torch.zeros(1, 2, 2), 0.5).item() == 1
-
-
-def test_train_iou_of_several_classes_and_images_over_many_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As from whole label maps: the mean over images and classes of their own IoU."""
-    generator = torch.Generator().manual_seed(0)
-    logits, labels = torch.randn(2, 3, 50, 40, generator=generator), torch.randint(0, 4, (2, 50, 40))
-    labels[:, :5] = 255
-    probability = F.pad(logits, (0, 0, 0, 0, 1, 0)).softmax(dim=1)
-    predicted = torch.where(1 - probability[:, 0] > 0.8, probability[:, 1:].argmax(dim=1) + 1, 0)
-    predicted[labels == 255] = 0
-    ious = [
-        ((p == c) & (t == c)).sum() / ((p == c) | (t == c)).sum()
-        for p, t in zip(predicted, labels, strict=True)
-        for c in (1, 2, 3)
-    ]
-    monkeypatch.setattr('crack_plugin.models.strips.CPU_PIXELS', 700)
-    assert foreground_iou(logits, labels, 0.8).item() == pytest.approx(torch.stack(ious).mean().item(), abs=1e-6)
-
-
 def test_losses_of_one_name_add_up(tiny_sam3: dict) -> None:
     stock = [{'type': 'CrossEntropyLoss', 'loss_weight': weight} for weight in (1.0, 3.0)]
     images, truth = torch.randn(1, 3, 56, 56), samples(torch.randint(0, 2, (1, 56, 56)))
@@ -255,23 +223,3 @@ def test_losses_of_one_name_add_up(tiny_sam3: dict) -> None:
 def test_wrong_arguments_are_named(tiny_sam3: dict, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(tiny_sam3, **arguments)
-
-
-def test_tta_model_merges_probabilities(tiny_sam3: dict) -> None:
-    model = MODELS.build({'type': 'SAM3TTAModel', 'module': build(tiny_sam3, threshold=0.4)}).eval()
-    image = torch.randint(0, 256, (3, 56, 56), dtype=torch.uint8)
-    shape = {'img_shape': (56, 56), 'ori_shape': (56, 56), 'img_path': 'a.jpg'}
-    flips = [{'flip': False}, {'flip': True, 'flip_direction': 'horizontal'}]
-    batch = {
-        'inputs': [[image], [image.flip(-1)]],
-        'data_samples': [[SegDataSample(metainfo={**shape, **flip})] for flip in flips],
-    }
-    with torch.no_grad():
-        merged = model.test_step(batch)[0]
-        separate = [
-            model.module.test_step({'inputs': inputs, 'data_samples': data_samples})[0].seg_logits.data.softmax(0)
-            for inputs, data_samples in zip(batch['inputs'], batch['data_samples'], strict=True)
-        ]
-    mean = torch.stack(separate).mean(0)
-    torch.testing.assert_close(merged.seg_logits.data.softmax(0), mean, atol=1e-5, rtol=0)
-    assert torch.equal(merged.pred_sem_seg.data[0], (mean[1] > 0.4).long())

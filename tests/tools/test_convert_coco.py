@@ -311,6 +311,7 @@ def test_numbers_as_floats_and_text(convert, tmp_path, content, ring):
         'https://bucket.example.com/photos/{}?X-Signature=a%2Fb',
         'http://images.cocodataset.org/val2017/{}',
         '/data/local-files/?d=photos%2F{}',
+        '/data/local-files/?d=photos%5C{}',
         's3://bucket/photos/{}',
     ],
 )

@@ -279,6 +279,12 @@ def test_all_faults_are_told_at_once_and_corrected_files_convert(convert, tmp_pa
     assert all(label_map.any() for label_map in label_maps(tmp_path))
 
 
+def test_a_class_named_twice_is_a_fault(convert, tmp_path, capsys):
+    annotate(tmp_path / 'photos', [shape_of('polygon', TRIANGLE)])
+    message = error_of(convert, tmp_path, capsys, '--classes', 'crack', 'spall', 'crack')
+    assert 'named twice (1): crack. Name each class once.' in message
+
+
 def test_nothing_to_convert(convert, tmp_path, capsys):
     (tmp_path / 'photos').mkdir()
     assert 'no .json file in' in error_of(convert, tmp_path, capsys)

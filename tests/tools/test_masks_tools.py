@@ -7,8 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
+from crack_plugin.datasets.masks import read_mask
 from crack_plugin.datasets.polygons import parse_labels, rasterize
 
 TOOLS = Path(__file__).parents[2] / 'tools'
@@ -232,6 +234,22 @@ def test_formats_of_masks(tmp_path, convert_masks, suffix):
 
 def label_map(label: Path, shape: tuple[int, int]) -> np.ndarray:
     return rasterize(parse_labels(label.read_bytes(), shape, source=str(label)), shape)
+
+
+@pytest.mark.parametrize('colors', [2, 16, 256])
+def test_indexed_bmp_with_a_short_palette(tmp_path, colors):
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:8, 3:25] = colors - 1
+    picture = Image.fromarray(mask).convert('P')
+    picture.putpalette(np.repeat(np.linspace(0, 255, colors).astype(np.uint8), 3).tobytes())
+    picture.save(tmp_path / 'a.bmp')
+    np.testing.assert_array_equal(read_mask(tmp_path / 'a.bmp').foreground, mask > 0)
+
+
+def test_big_tiff(tmp_path):
+    mask = np.eye(20, dtype=np.uint8)
+    tifffile.imwrite(tmp_path / 'a.tif', 255 * mask, bigtiff=True)
+    np.testing.assert_array_equal(read_mask(tmp_path / 'a.tif').foreground, mask > 0)
 
 
 def test_soft_edges_ask_for_a_threshold(tmp_path, convert_masks, capsys):

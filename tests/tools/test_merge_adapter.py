@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TOOLS, run_tool
+from conftest import TOOLS, load_script
 from mmengine.config import Config
 from mmseg.registry import MODELS
 from transformers import CLIPTokenizer
@@ -16,7 +16,9 @@ from transformers.models.sam3.modeling_sam3 import Sam3Model
 from crack_plugin.models import SAM3TextLoRA
 
 
-def test_merged_folder_needs_neither_us_nor_peft(tiny_config: Path, tmp_path: Path) -> None:
+def test_merged_folder_needs_neither_us_nor_peft(
+    tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     model = MODELS.build(Config.fromfile(tiny_config).model).eval()
     torch.manual_seed(1)
     with torch.no_grad():
@@ -24,8 +26,9 @@ def test_merged_folder_needs_neither_us_nor_peft(tiny_config: Path, tmp_path: Pa
             if 'lora_B' in name:
                 parameter.normal_(std=0.1)
     model.save_adapter(tmp_path / 'adapter')
-    result = run_tool(TOOLS / 'merge_adapter.py', tiny_config, tmp_path / 'merged', '--adapter', tmp_path / 'adapter')
-    assert result.returncode == 0, result.stderr
+    merge = load_script(TOOLS / 'merge_adapter.py').main
+    command = [str(tiny_config), str(tmp_path / 'merged'), '--adapter', str(tmp_path / 'adapter')]
+    merge(command)
 
     plain, report = Sam3Model.from_pretrained(str(tmp_path / 'merged'), output_loading_info=True)
     assert not report['missing_keys']
@@ -54,9 +57,10 @@ def test_merged_folder_needs_neither_us_nor_peft(tiny_config: Path, tmp_path: Pa
     }
     assert processor == {'point_pad_value': -10, 'processor_class': 'Sam3Processor', 'target_size': 56}
 
-    again = run_tool(TOOLS / 'merge_adapter.py', tiny_config, tmp_path / 'merged', '--adapter', tmp_path / 'adapter')
-    assert again.returncode == 1
-    assert 'is not empty' in again.stderr
+    with pytest.raises(SystemExit) as stop:
+        merge(command)
+    assert stop.value.code == 1
+    assert 'is not empty' in capsys.readouterr().err
 
 
 def test_merged_folder_loads_as_a_processor(tiny_sam3: dict, tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import torch
-from conftest import CONFIGS, ROOT, TINY_SAM3, TOOLS, run_tool
+from conftest import ROOT, TOOLS, run_tool
 from matplotlib.colors import to_rgb
 from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
@@ -20,6 +19,7 @@ from mmseg.apis import inference_model, init_model
 from crack_plugin.datasets.photographs import READS_HEIC
 from crack_plugin.evaluation.geometry import measure_cracks
 from crack_plugin.models import SAM3TextLoRA
+from crack_plugin.prediction import output
 from crack_plugin.visualization.panels import CLASS_COLORS, overlay
 
 
@@ -28,29 +28,6 @@ def tool() -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(TOOLS)
         return runpy.run_path(str(TOOLS / 'predict.py'))
-
-
-@pytest.fixture(scope='module')
-def trained(crack_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A config, and the same weights as checkpoint and as adapter folder."""
-    folder = tmp_path_factory.mktemp('trained')
-    config = folder / 'tiny.py'
-    config.write_text(
-        f"""
-_base_ = {str(CONFIGS / 'sam3_lora_crack.py')!r}
-model = dict(base={{'_delete_': True, **{TINY_SAM3!r}}})
-data_root = {str(crack_folder)!r}
-"""
-    )
-    torch.manual_seed(0)
-    model = init_model(str(config), device='cpu')
-    for name, parameter in model.named_parameters():
-        if 'lora_B' in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    meta = {'dataset_meta': {'classes': ('background', 'crack'), 'palette': [[0, 0, 0], [255, 0, 0]]}}
-    torch.save({'meta': meta, 'state_dict': model.state_dict()}, folder / 'weights.pth')
-    model.save_adapter(folder / 'adapter')
-    return {'config': config, 'checkpoint': folder / 'weights.pth', 'adapter': folder / 'adapter'}
 
 
 @pytest.fixture
@@ -64,17 +41,6 @@ def predict(tool: dict[str, Any], trained: dict[str, Path], tmp_path: Path) -> C
         return tmp_path / out
 
     return call
-
-
-@pytest.fixture
-def images(crack_folder: Path, tmp_path: Path) -> Path:
-    """A folder of three images, one in a subfolder."""
-    folder = tmp_path / 'site'
-    (folder / 'pier 2').mkdir(parents=True)
-    sources = sorted((crack_folder / 'valid' / 'images').iterdir())
-    for source, name in zip(sources, ('a', 'b', 'pier 2/c'), strict=True):
-        shutil.copy(source, folder / f'{name}{source.suffix}')
-    return folder
 
 
 def rows_of(out: Path) -> list[dict[str, str]]:
@@ -156,11 +122,10 @@ def test_files_patterns_and_folders_name_their_masks(predict, images: Path) -> N
     assert [row['mask'] for row in rows_of(out)] == ['masks/a.png', 'masks/pier 2/c.png']
 
 
-def test_interrupted_run_goes_on(predict, tool, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+def test_interrupted_run_goes_on(predict, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     whole = files_of(predict(images, out='whole'))
     predicted = []
-    namespace = tool['predict_all'].__globals__
-    original = namespace['predict_one']
+    original = output.predict_one
 
     def counted(image, *arguments):
         if len(predicted) == 2:
@@ -168,7 +133,7 @@ def test_interrupted_run_goes_on(predict, tool, images: Path, capsys: pytest.Cap
         predicted.append(image)
         return original(image, *arguments)
 
-    monkeypatch.setitem(namespace, 'predict_one', counted)
+    monkeypatch.setattr(output, 'predict_one', counted)
     with pytest.raises(SystemExit, match='130'):
         predict(images)
     # What a kill leaves of the last line; the image is then not done.
@@ -176,8 +141,8 @@ def test_interrupted_run_goes_on(predict, tool, images: Path, capsys: pytest.Cap
     table.write_text(table.read_text()[:-5])
 
     predicted.clear()
-    monkeypatch.setitem(
-        namespace, 'predict_one', lambda *arguments: (predicted.append(arguments[0]), original(*arguments))[1]
+    monkeypatch.setattr(
+        output, 'predict_one', lambda *arguments: (predicted.append(arguments[0]), original(*arguments))[1]
     )
     capsys.readouterr()
     out = predict(images)
@@ -203,6 +168,25 @@ def test_other_settings_do_not_mix(predict, images: Path, capsys: pytest.Capture
     assert 'model.threshold' in refusal(lambda: predict(images, options=('--threshold', '0.3')), capsys)
     assert 'sha256' in refusal(lambda: predict(images, weights=False), capsys)
     predict(images, options=('--threshold', '0.3', '--overwrite'))
+
+
+def test_settings_or_out_that_are_not_as_written(predict, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = predict(images)
+    before = files_of(out)
+    for content in ('{', '[1]', ''):
+        (out / 'predict.json').write_text(content)
+        assert 'predict.json is not as it was written' in refusal(lambda: predict(images), capsys)
+    (out.parent / 'file').touch()
+    assert 'file is no folder. Take another --out' in refusal(lambda: predict(images, out='file'), capsys)
+    assert {**files_of(out), 'predict.json': before['predict.json']} == before
+
+
+def test_file_name_that_is_no_text(predict, images: Path) -> None:
+    shutil.copy(next(images.glob('a.*')), images / 'g\udcff.jpg')
+    out = predict(images)
+    table = (out / 'predictions.csv').read_bytes()
+    assert b'masks/g\xff.png' in table
+    assert (predict(images) / 'predictions.csv').read_bytes() == table
 
 
 def test_foreign_masks_are_not_overwritten(predict, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -293,7 +277,7 @@ def test_two_files_with_one_mask(predict, images: Path, capsys: pytest.CaptureFi
     assert 'a.jpg' in error
 
 
-def test_video_frames(predict, tool, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_video_frames(predict, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     video = images / 'drone.avi'
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*'MJPG'), 5, (64, 48))
     for file in sorted(images.rglob('*.jpg')):
@@ -397,28 +381,6 @@ def test_memory_of_a_large_photograph(trained: dict[str, Path]) -> None:
     assert 10 < bytes_per_pixel < 30
 
 
-def weights_named(model: Any) -> set[str]:
-    return {name for name, _ in model.named_parameters() if 'lora_' in name}
-
-
-def test_fp32_adapters_are_merged_on_the_cpu_and_change_nothing(
-    tool: dict[str, Any], trained: dict[str, Path], images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing of the model is on the device asked for before it is merged."""
-    moves: list[tuple[str, bool]] = []
-    monkeypatch.setattr(
-        SAM3TextLoRA, 'to', lambda self, device: moves.append((str(device), bool(weights_named(self)))) or self
-    )
-    predictor = tool['Predictor'](Config.fromfile(trained['config']), str(trained['checkpoint']), 'cuda:1')
-    assert moves[-1] == ('cuda:1', False)
-    assert {device for device, _ in moves[:-1]} == {'cpu'}
-    apart = init_model(str(trained['config']), str(trained['checkpoint']), device='cpu')
-    assert weights_named(apart) and not weights_named(predictor.model)
-    path = next(file for file in images.iterdir() if file.is_file())
-    logits, expected = predictor._sample(str(path))[1].seg_logits.data, inference_model(apart, str(path))
-    assert (logits - expected.seg_logits.data).abs().max() <= 1e-5 < expected.seg_logits.data.std()
-
-
 @pytest.mark.parametrize('merge', [False, True])
 def test_low_precision_adapters_are_merged_on_demand_alone(
     predict, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, merge: bool
@@ -435,21 +397,6 @@ def test_low_precision_adapters_are_merged_on_demand_alone(
         figures = re.search(r'by (\S+) on average and (\S+) at most, and (\S+)% of the pixels', printed)
         assert figures and 0 < float(figures[1]) < float(figures[2]) < 1
         assert 'merge' in refusal(lambda: predict(images, options=options), capsys)
-
-
-def test_the_difference_of_merging_is_that_of_the_logits(
-    tool: dict[str, Any], trained: dict[str, Path], images: Path
-) -> None:
-    cfg = Config.fromfile(trained['config'])
-    cfg.model.dtype = 'bfloat16'
-    path = str(next(file for file in images.iterdir() if file.is_file()))
-    predictor = tool['Predictor'](cfg, str(trained['checkpoint']), 'cpu')
-    before = predictor._sample(path)[1].seg_logits.data
-    largest, mean, changed = predictor.merge(path)
-    difference = (predictor._sample(path)[1].seg_logits.data - before).abs()[1]
-    assert (largest, mean) == pytest.approx((difference.max().item(), difference.mean().item()))
-    assert 0 <= changed <= 1
-    assert not weights_named(predictor.model)
 
 
 def test_merging_what_has_no_adapters_is_refused(predict, images: Path, capsys: pytest.CaptureFixture[str]) -> None:

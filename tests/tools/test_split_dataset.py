@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from crack_plugin.datasets import YOLOCrackDataset
-from crack_plugin.datasets.yolo_layout import source_name
+from crack_plugin.datasets.names import source_name
+from crack_plugin.datasets.splitting import split_groups
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 
@@ -96,10 +97,10 @@ def test_groups_by_a_pattern(tmp_path, tool):
 @pytest.mark.parametrize(
     ('sizes', 'share', 'expected'), [([1] * 100, 0.15, 15), ([10, 1, 1], 0.15, (1, 2, 10)), ([50, 50], 0.15, 50)]
 )
-def test_share_is_met_as_closely_as_whole_groups_allow(sizes, share, expected, tool):
+def test_share_is_met_as_closely_as_whole_groups_allow(sizes, share, expected):
     groups = {str(i): [f'{i}/{j}' for j in range(size)] for i, size in enumerate(sizes)}
     for seed in range(10):
-        train, valid = tool['split_groups'](groups, share, seed)
+        train, valid = split_groups(groups, share, seed)
         assert train
         assert sorted(train + valid) == sorted(image for group in groups.values() for image in group)
         assert len(valid) in (expected if isinstance(expected, tuple) else (expected,))

@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
+from crack_plugin.datasets.errors import DatasetError, DatasetExistsError
 from crack_plugin.datasets.polygons import format_labels
 from crack_plugin.datasets.synthetic.noise import Range
 from crack_plugin.datasets.synthetic.picture import DEFECTS, Picture, as_range, check_picture, draw
@@ -43,17 +44,17 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.n_train < 0 or self.n_valid < 0 or self.n_train + self.n_valid == 0:
-            raise ValueError(f'n_train={self.n_train}, n_valid={self.n_valid}: ask for at least one picture')
+            raise DatasetError(f'n_train={self.n_train}, n_valid={self.n_valid}: ask for at least one picture')
         if self.seed < 0:
-            raise ValueError(f'seed={self.seed}: a seed is a whole number from 0')
+            raise DatasetError(f'seed={self.seed}: a seed is a whole number from 0')
         if not 0 <= self.negative_share <= 1:
-            raise ValueError(f'negative_share={self.negative_share}: a share is a number from 0 to 1')
+            raise DatasetError(f'negative_share={self.negative_share}: a share is a number from 0 to 1')
         if not self.surfaces:
-            raise ValueError(f'no surface named: choose from {", ".join(SURFACES)}')
+            raise DatasetError(f'no surface named: choose from {", ".join(SURFACES)}')
         for surface in self.surfaces:
             check_picture(self.size, surface, self.defects, self.label_margin)
         if not self.defects and self.negative_share < 1:
-            raise ValueError(f'no defect named: choose from {", ".join(map(repr, DEFECTS))}')
+            raise DatasetError(f'no defect named: choose from {", ".join(map(repr, DEFECTS))}')
 
 
 def draw_item(request: Request, split: str, index: int) -> Picture:
@@ -107,15 +108,15 @@ def write_dataset(
         False where ``root`` held this very dataset already, True if it was drawn.
 
     Raises:
-        FileExistsError: ``root`` holds something else.
-        ValueError: An argument is out of range.
+        DatasetExistsError: ``root`` holds something else.
+        DatasetError: An argument is out of range.
     """
     root = Path(root)
     surfaces = (surfaces,) if isinstance(surfaces, str) else tuple(surfaces)
     margin = as_range(label_margin)
     request = Request(n_train, n_valid, size, surfaces, tuple(defects), seed, negative_share, margin)
     if workers < 1:
-        raise ValueError(f'workers={workers}: at least one process draws')
+        raise DatasetError(f'workers={workers}: at least one process draws')
     if _is_written(root, request):
         return False
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -177,14 +178,16 @@ def _is_written(root: Path, request: Request) -> bool:
     file = root / REQUEST_FILE
     remedy = 'Name another folder, or delete this one to have it drawn anew.'
     if not file.is_file():
-        raise FileExistsError(f'{root} is not empty and not a synthetic dataset (it has no {REQUEST_FILE}). {remedy}')
+        raise DatasetExistsError(
+            f'{root} is not empty and not a synthetic dataset (it has no {REQUEST_FILE}). {remedy}'
+        )
     if file.read_text(encoding='utf-8') != _request_text(request):
-        raise FileExistsError(f'{root} holds a synthetic dataset of another request (see {file}). {remedy}')
+        raise DatasetExistsError(f'{root} holds a synthetic dataset of another request (see {file}). {remedy}')
     for split, count in _counts(request).items():
         for folder, suffix in (('images', 'jpg'), ('labels', 'txt')):
             found = len(list(Path(root, split, folder).glob(f'*.{suffix}')))
             if found != count:
-                raise FileExistsError(
+                raise DatasetExistsError(
                     f'{Path(root, split, folder)} holds {found} .{suffix} files, {count} were written: the dataset '
                     f'was changed. {remedy}'
                 )

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from crack_plugin.datasets.errors import DatasetError
 from crack_plugin.datasets.polygons import Polygon, mask_to_polygons
 from crack_plugin.datasets.synthetic.camera import photograph
 from crack_plugin.datasets.synthetic.defects import PAINTERS
@@ -52,7 +53,7 @@ def draw(
         spalling before rust stain.
 
     Raises:
-        ValueError: An argument is none of the above.
+        DatasetError: An argument is none of the above.
     """
     low, high = margin = as_range(label_margin)
     check_picture(size, surface, tuple(defects), margin)
@@ -76,13 +77,13 @@ def as_range(value: float | Range) -> Range:
 
 def check_picture(size: tuple[int, int], surface: str, defects: Sequence[str], margin: Range) -> None:
     if min(size) < 32:
-        raise ValueError(f'size={size}: height and width are at least 32 pixels')
+        raise DatasetError(f'size={size}: height and width are at least 32 pixels')
     if surface not in SURFACES:
-        raise ValueError(f'unknown surface {surface!r}: choose from {", ".join(SURFACES)}')
+        raise DatasetError(f'unknown surface {surface!r}: choose from {", ".join(SURFACES)}')
     if not set(defects) <= set(DEFECTS) or len(set(defects)) < len(defects):
-        raise ValueError(f'defects={defects}: any of {", ".join(map(repr, DEFECTS))}, each once')
+        raise DatasetError(f'defects={defects}: any of {", ".join(map(repr, DEFECTS))}, each once')
     if not 0 <= margin[0] <= margin[1]:
-        raise ValueError(f'label_margin={margin}: pixels from 0, the lower bound first')
+        raise DatasetError(f'label_margin={margin}: pixels from 0, the lower bound first')
 
 
 def _polygons(mask: np.ndarray) -> list[Polygon]:

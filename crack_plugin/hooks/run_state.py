@@ -1,49 +1,22 @@
-"""What the hooks share about a work dir: whole files, numbered folders, and which epoch is the best."""
+"""What the hooks ask of a running training: its model, the name of the step, best scores, and numbered folders."""
 
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
-
-from crack_plugin.files import LEFTOVER, write_atomically
 
 AFTER_CHECKPOINT_HOOK = 95
 """Priority between ``CheckpointHook``, which decides what is best, and ``LOWEST``."""
 
 
-class SaveError(OSError):
-    """A file could not be written; the message names it and says what to do."""
-
-
-def write_whole(path: Path, data: bytes, durable: bool = False) -> None:
-    """:func:`~crack_plugin.files.write_atomically`, with parent folders and an error that says what to do.
-
-    Args:
-        path: The file.
-        data: All of it.
-        durable: Wait until it is on the disk, where a power cut finds it whole, too.
-
-    Raises:
-        SaveError: It could not be written; a former file of the name is as it was.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data, durable)
-    except OSError as error:
-        raise SaveError(
-            f'{path} could not be written: {error.strerror}. What was saved before is whole. Make room, or see to it '
-            'that the folder can be written; a training goes on with --resume.'
-        ) from error
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete what killed processes left half written, anywhere below ``folder``; nobody else may be writing there."""
-    for path in list(folder.rglob(f'.*{LEFTOVER}')):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+def unwrap(model: Any) -> Any:
+    """The model itself, out of what distributes it over processes (``MMDistributedDataParallel`` and its like)."""
+    while is_model_wrapper(model):
+        model = model.module
+    return model
 
 
 def step_name(runner: Runner) -> str:

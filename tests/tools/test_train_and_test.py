@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import cv2
 import pytest
 import torch
 from mmengine.config import Config
@@ -15,7 +14,6 @@ from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
 from torch import nn
-from torch._utils import ExceptionWrapper
 
 from crack_plugin import cli
 
@@ -126,126 +124,6 @@ def test_arguments_of_the_stock_tools_are_accepted(tool, toy_config):
 
 
 @pytest.mark.parametrize(
-    ('value', 'expected'),
-    [
-        ('thin crack', 'thin crack'),
-        ("['thin crack', 'spalling']", ['thin crack', 'spalling']),
-        ('[thin crack,spalling of concrete]', ['thin crack', 'spalling of concrete']),
-        ('[(1, 2), (3, 4)]', [(1, 2), (3, 4)]),
-        ('(1008,1008)', (1008, 1008)),
-        ('1e-4', 1e-4),
-        ('None', None),
-        ('True', True),
-        ('1,2', [1, 2]),
-        ('[]', []),
-        (r'(?!detr_decoder|neck).*\.(q_proj|v_proj)', r'(?!detr_decoder|neck).*\.(q_proj|v_proj)'),
-        ("[crack's edge, spalling]", ["crack's edge", 'spalling']),
-    ],
-)
-def test_overrides_keep_blanks_inside_values(value, expected, toy_config, train_tool):
-    args = train_tool.make_parser().parse_args([toy_config, '--cfg-options', f'key={value}'])
-    assert args.cfg_options == {'key': expected}
-
-
-@pytest.mark.parametrize(
-    ('value', 'expected'),
-    [
-        ("{'crack': 'crack'}", {'crack': 'crack'}),
-        (
-            "{'Crack-fine': 'crack', 'scale bar': None, '0': 'crack'}",
-            {'Crack-fine': 'crack', 'scale bar': None, '0': 'crack'},
-        ),
-        ('{Crack fine: crack, scale bar: None}', {'Crack fine': 'crack', 'scale bar': None}),
-        ('{}', {}),
-        (
-            "[{'type':'ForegroundDiceLoss'},{'type':'CrossEntropyLoss','loss_weight':0.5}]",
-            [{'type': 'ForegroundDiceLoss'}, {'type': 'CrossEntropyLoss', 'loss_weight': 0.5}],
-        ),
-        (
-            "[dict(type='FocalLoss', gamma=2.0), dict(type='DiceLoss', use_sigmoid=False)]",
-            [{'type': 'FocalLoss', 'gamma': 2.0}, {'type': 'DiceLoss', 'use_sigmoid': False}],
-        ),
-        (
-            "{'mode': 'slide', 'crop_size': (512, 512), 'stride': (341, 341), 'batch': 2}",
-            {'mode': 'slide', 'crop_size': (512, 512), 'stride': (341, 341), 'batch': 2},
-        ),
-        (
-            '{"type": "CrossEntropyLoss", "use_sigmoid": true, "class_weight": [1, -2.5], "x": null}',
-            {'type': 'CrossEntropyLoss', 'use_sigmoid': True, 'class_weight': [1, -2.5], 'x': None},
-        ),
-        ("['a, b', 'c']", ['a, b', 'c']),
-        ("['1', 2]", ['1', 2]),
-        ("[('a',), ['b: c', {}]]", [('a',), ['b: c', {}]]),
-        (
-            r"{'target_modules': r'.*\.(2[4-9]|3[01])\.q_proj', 'r': 8}",
-            {'target_modules': r'.*\.(2[4-9]|3[01])\.q_proj', 'r': 8},
-        ),
-        (r'{target_modules: .*\.(q_proj|v_proj), r: 8}', {'target_modules': r'.*\.(q_proj|v_proj)', 'r': 8}),
-        (r"{'it\'s': 1}", {"it's": 1}),
-        ("{0: 'crack', 1: None}", {0: 'crack', 1: None}),
-    ],
-)
-def test_overrides_hold_dicts_and_quoted_texts(value, expected, toy_config, train_tool):
-    args = train_tool.make_parser().parse_args([toy_config, '--cfg-options', f'key={value}', 'other=1'])
-    assert args.cfg_options == {'key': expected, 'other': 1}
-    assert repr(args.cfg_options['key']) == repr(expected)  # 1 is not True, nor a list a tuple
-
-
-@pytest.mark.parametrize(
-    ('value', 'reason'),
-    [
-        ("{'crack': 'crack'", "'}' is missing"),
-        ("{'crack'}", "':' and a value are missing after 'crack'"),
-        ("{'crack': }", 'a value is missing'),
-        ("{'crack: crack}", 'the quote of'),
-        ("{'a': 1} b", "'b' follows where the value ends"),
-        ("['a' 'b']", "a comma or ']' is missing before"),
-        ('[a, (b]', 'a bracket is not closed'),
-        ('{crack:', 'it ends too early'),
-    ],
-)
-def test_override_that_cannot_be_read_is_one_line(value, reason, toy_config, train_tool, capsys):
-    error = usage_error(lambda: train_tool.train([toy_config, '--cfg-options', 'a=1', f'b.c={value}']), capsys)
-    assert f'b.c={value}'[:8] in error and reason in error and 'double quotes' in error
-
-
-def merged(content: dict, **options) -> dict:
-    cfg = Config(content)
-    cli.merge_options(cfg, {key.replace('__', '.'): value for key, value in options.items()})
-    return cfg.to_dict()
-
-
-def test_dict_override_is_merged_or_takes_the_place_of_what_is_none():
-    assert merged({'m': {'a': {'x': 1}}}, m__a={'y': 2}) == {'m': {'a': {'x': 1, 'y': 2}}}
-    for present in (None, 5, [{'type': 'A'}, {'type': 'B'}]):
-        assert merged({'m': {'a': present}}, m__a={'type': 'C'}) == {'m': {'a': {'type': 'C'}}}
-    assert merged({'m': {}}, m__a={'type': 'C'}) == {'m': {'a': {'type': 'C'}}}
-    assert merged({'m': {'a': {'x': 1}}}, m__a={0: 'crack'}) == {'m': {'a': {'x': 1, 0: 'crack'}}}
-    assert merged({'m': [{'x': 1}]}, m__0={'y': 2}) == {'m': [{'x': 1, 'y': 2}]}
-    assert merged({'m': {'a': {'x': 1}}}, m__a=None) == {'m': {'a': None}}
-
-
-@pytest.mark.parametrize('key', ['m.a.type', 'm.b.7.x', 'm.b.x', 'm.c.x'])
-def test_override_without_a_place_is_named(key):
-    content = {'m': {'a': None, 'b': [{'x': 1}], 'c': 5}}
-    with pytest.raises(cli.ToolError, match=f'--cfg-options {key}: the config has no place'):
-        cli.merge_options(Config(content), {'m.d': 1, key: 'B'})
-
-
-def test_checkpoint_may_follow_an_option(toy_config, tmp_path, test_tool):
-    checkpoint = tmp_path / 'best.pth'
-    checkpoint.touch()
-    args = cli.parse_arguments(test_tool.make_parser(), [toy_config, '--work-dir', 'w', str(checkpoint)])
-    assert args.checkpoint == str(checkpoint)
-
-
-def test_local_rank_reaches_the_environment(toy_config, monkeypatch, train_tool):
-    monkeypatch.delenv('LOCAL_RANK')
-    cli.parse_arguments(train_tool.make_parser(), [toy_config, '--local_rank', '3'])
-    assert os.environ['LOCAL_RANK'] == '3'
-
-
-@pytest.mark.parametrize(
     ('argv', 'message'),
     [
         (['missing.py'], 'config file not found: missing.py'),
@@ -269,21 +147,6 @@ def test_missing_checkpoint_is_a_usage_error(toy_config, capsys, test_tool):
 def test_adapter_folder_as_checkpoint_names_the_way_that_works(toy_config, tmp_path, capsys, test_tool):
     error = usage_error(lambda: test_tool.test([toy_config, str(tmp_path)]), capsys)
     assert f'--cfg-options model.adapter={tmp_path}' in error
-
-
-def test_checkpoint_address_is_left_to_mmengine(test_tool):
-    assert test_tool.checkpoint_file('https://example.org/best.pth') == 'https://example.org/best.pth'
-
-
-def test_work_dir_falls_back_to_config_then_to_its_name(toy_config, train_tool):
-    parser = train_tool.make_parser()
-
-    def work_dir(*argv):
-        return cli.load_config(parser.parse_args([toy_config, *argv])).work_dir
-
-    assert work_dir() == 'work_dirs/toy'
-    assert work_dir('--cfg-options', 'work_dir=from_config') == 'from_config'
-    assert work_dir('--work-dir', 'given', '--cfg-options', 'work_dir=from_config') == 'given'
 
 
 def set_precision(train_tool, config: str, *argv: str) -> Config:
@@ -401,61 +264,6 @@ def test_show_without_visualization_hook_is_a_usage_error(toy_config, capsys, te
     assert 'default_hooks.visualization' in error
 
 
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A package that `cli` takes for crack_plugin."""
-    path = tmp_path / 'package.py'
-    path.write_text(
-        'def complain():\n'
-        '    raise ValueError(\n'
-        "        'labels/1.txt, line 2: '\n"
-        "        'odd number of coordinates'\n"
-        '    )\n'
-        'def slip():\n'
-        "    return int('x')\n"
-    )
-    spec = importlib.util.spec_from_file_location('package', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(cli, 'find_spec', lambda name: importlib.util.spec_from_file_location(name, path))
-    return module
-
-
-def test_error_raised_by_the_package_is_one_paragraph(capsys, package, train_tool):
-    with pytest.raises(SystemExit) as exit_info, cli.readable_errors(train_tool.make_parser()):
-        package.complain()
-    assert exit_info.value.code == 1
-    error = capsys.readouterr().err
-    assert error.endswith('error: labels/1.txt, line 2: odd number of coordinates\n') and 'Traceback' not in error
-
-
-def call_in_worker(function) -> None:
-    """Call `function` as a DataLoader worker does, whose errors reach the main process as text."""
-    try:
-        function()
-    except Exception:  # noqa: BLE001 - as torch does
-        ExceptionWrapper(where='in DataLoader worker process 0').reraise()
-
-
-def test_so_is_one_from_a_dataloader_worker(capsys, package, train_tool):
-    with pytest.raises(SystemExit), cli.readable_errors(train_tool.make_parser()):
-        call_in_worker(package.complain)
-    error = capsys.readouterr().err
-    assert error.endswith('error: labels/1.txt, line 2: odd number of coordinates\n') and 'Traceback' not in error
-
-
-def test_programming_errors_in_a_worker_keep_their_traceback(package, train_tool):
-    with pytest.raises(ValueError, match='invalid literal'), cli.readable_errors(train_tool.make_parser()):
-        call_in_worker(package.slip)
-
-
-def test_programming_errors_keep_their_traceback(package, train_tool):
-    with pytest.raises(ValueError, match='invalid literal'), cli.readable_errors(train_tool.make_parser()):
-        package.slip()
-    with pytest.raises(ValueError, match='elsewhere'), cli.readable_errors(train_tool.make_parser()):
-        raise ValueError('elsewhere')
-
-
 def test_scripts_run_from_any_folder(tmp_path):
     result = subprocess.run(
         [sys.executable, TOOLS / 'train.py', 'missing.py'], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -501,81 +309,3 @@ def test_dist_scripts_start_torchrun(script, argv, expected, recorded_python):
 def test_dist_scripts_want_a_number_of_gpus(script, argv):
     result = run_dist(script, *argv)
     assert result.returncode == 2 and result.stderr.startswith('usage:')
-
-
-def shown(parser, capsys, error: Exception, in_worker: bool = False) -> str:
-    """The one paragraph that `readable_errors` makes of an error."""
-
-    def fail():
-        raise error
-
-    with pytest.raises(SystemExit) as exit_info, cli.readable_errors(parser):
-        call_in_worker(fail) if in_worker else fail()
-    assert exit_info.value.code == 1
-    text = capsys.readouterr().err
-    assert 'Traceback' not in text and len(text.splitlines()) == 1
-    return text
-
-
-@pytest.mark.parametrize(
-    'error',
-    [
-        torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB'),
-        torch.AcceleratorError('CUDA error: out of memory\nCUDA kernel errors might be reported asynchronously'),
-        RuntimeError('CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`'),
-        RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`'),
-        RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED'),
-        RuntimeError('cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED'),
-        RuntimeError('cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`'),
-        RuntimeError("NCCL error in: x.cpp:1\nLast error:\nCuda failure 'out of memory'"),
-        RuntimeError('MPS backend out of memory (MPS allocated: 18 GB)'),
-    ],
-    ids=str,
-)
-def test_full_gpu_gets_advice(error, train_tool, capsys):
-    text = shown(train_tool.make_parser(), capsys, error)
-    assert 'the GPU has too little memory' in text and 'lowmem.py' in text
-    assert 'out of memory' in text.lower() or '_FAILED' in text
-
-
-@pytest.mark.parametrize('in_worker', [False, True])
-@pytest.mark.parametrize(
-    'error',
-    [
-        MemoryError(),
-        MemoryError('Unable to allocate 8.00 TiB for an array with shape (1048576, 1048576) and data type float64'),
-        RuntimeError(
-            "[alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
-        ),
-        RuntimeError('[alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.'),
-        OSError(12, 'Cannot allocate memory'),
-        cv2.error('OpenCV(4.13) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes'),
-        RuntimeError('cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED'),
-    ],
-    ids=str,
-)
-def test_full_memory_gets_the_advice_for_a_machine(error, in_worker, train_tool, capsys):
-    text = shown(train_tool.make_parser(), capsys, error, in_worker)
-    assert "the machine has too little memory (RAM, not the GPU's)" in text and 'num_workers=1' in text
-
-
-def test_real_failures_to_allocate_are_recognised(train_tool, capsys):
-    for allocate in (lambda: torch.empty(2**58, dtype=torch.uint8), lambda: bytearray(2**60)):
-        with pytest.raises(SystemExit), cli.readable_errors(train_tool.make_parser()):
-            allocate()
-        assert 'the machine has too little memory' in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    'message', ['cuDNN error: CUDNN_STATUS_INTERNAL_ERROR', 'CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling x']
-)
-def test_error_that_may_be_a_full_gpu_keeps_its_traceback_with_a_note(message, train_tool):
-    with pytest.raises(RuntimeError) as caught, cli.readable_errors(train_tool.make_parser()):
-        raise RuntimeError(message)
-    assert 'A full GPU is often behind' in ''.join(caught.value.__notes__)
-
-
-def test_other_accelerator_errors_keep_their_traceback(train_tool):
-    with pytest.raises(RuntimeError) as caught, cli.readable_errors(train_tool.make_parser()):
-        raise torch.AcceleratorError('CUDA error: device-side assert triggered')
-    assert not hasattr(caught.value, '__notes__')

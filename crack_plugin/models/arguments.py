@@ -1,0 +1,97 @@
+"""Checks of the segmentor's arguments, before anything is built."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from crack_plugin.errors import ConfigError
+from crack_plugin.models.precision import PRECISIONS
+from crack_plugin.models.semantic_path import PARTS
+from crack_plugin.models.sliding import DEFAULT_BATCH
+
+
+def check_arguments(prompts: Sequence[str], trainable: str, threshold: float, dtype: str | None) -> None:
+    """Check what has a small range of values.
+
+    Raises:
+        ConfigError: A value is outside it.
+    """
+    if isinstance(prompts, str) or not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
+        raise ConfigError(f"prompts={prompts!r}: give a list of texts, one per foreground class, such as ['crack'].")
+    if trainable not in ('lora', 'all'):
+        raise ConfigError(f"trainable={trainable!r}: choose 'lora' or 'all'.")
+    if dtype not in (None, *PRECISIONS):
+        raise ConfigError(f'dtype={dtype!r}: choose None, {" or ".join(map(repr, PRECISIONS))}.')
+    if dtype is not None and trainable == 'all':
+        raise ConfigError(f"dtype={dtype!r} is the precision of frozen weights, and trainable='all' freezes none.")
+    if not 0 < threshold < 1:
+        raise ConfigError(f'threshold={threshold!r}: give a probability between 0 and 1.')
+
+
+def check_unset(**arguments: Any) -> None:
+    """Check that arguments which MMSegmentation passes to every segmentor, and this one has no use for, are None.
+
+    Raises:
+        ConfigError: One of them is set.
+    """
+    given = [name for name, value in arguments.items() if value is not None]
+    if given:
+        raise ConfigError(f'{", ".join(given)}: SAM3TextLoRA takes its weights from base and adapter. Remove it.')
+
+
+def check_sliding(test_cfg: Mapping[str, Any]) -> None:
+    """Check a ``test_cfg`` with ``mode='slide'``.
+
+    Raises:
+        ConfigError: ``crop_size`` or ``stride`` is missing or not a pair of positive integers, windows would leave
+            pixels out, or ``batch`` is not a positive integer.
+    """
+    for key in ('crop_size', 'stride'):
+        value = test_cfg.get(key)
+        pair = isinstance(value, Sequence) and len(value) == 2 and all(isinstance(n, int) and n > 0 for n in value)
+        if not pair:
+            raise ConfigError(f"test_cfg with mode='slide' has {key}={value!r}: give (height, width) in pixels.")
+    crop, stride = test_cfg['crop_size'], test_cfg['stride']
+    if stride[0] > crop[0] or stride[1] > crop[1]:
+        raise ConfigError(
+            f'test_cfg has stride={tuple(stride)} and crop_size={tuple(crop)}: windows further apart than they are '
+            'large leave pixels out. Two thirds of crop_size is a good stride.'
+        )
+    batch = test_cfg.get('batch', DEFAULT_BATCH)
+    if not isinstance(batch, int) or batch < 1:
+        raise ConfigError(f'test_cfg has batch={batch!r}: give the number of windows in one forward, 1 or more.')
+
+
+def checkpointed_parts(activation_checkpointing: bool | Sequence[str]) -> tuple[str, ...]:
+    """Names of the parts whose activations are computed again in the backward pass.
+
+    Raises:
+        ConfigError: A name is none of :data:`~crack_plugin.models.semantic_path.PARTS`.
+    """
+    if isinstance(activation_checkpointing, bool):
+        return PARTS if activation_checkpointing else ()
+    parts = tuple(activation_checkpointing)
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown or isinstance(activation_checkpointing, str):
+        raise ConfigError(
+            f'activation_checkpointing={activation_checkpointing!r}: choose True, False, or a list of '
+            f'{", ".join(map(repr, PARTS))}.'
+        )
+    return parts
+
+
+def compile_options(compile: bool | dict[str, Any]) -> dict[str, Any] | None:
+    """Options of ``torch.compile`` and the ``target``, 'path' or 'blocks'; None for no compilation.
+
+    Raises:
+        ConfigError: ``compile`` is neither a bool nor a dict, or its target is unknown.
+    """
+    if compile is False:
+        return None
+    if compile is not True and not isinstance(compile, dict):
+        raise ConfigError(f"compile={compile!r}: give True, False, or options such as dict(target='blocks').")
+    options = {'target': 'path', 'fullgraph': True, 'dynamic': False}
+    if compile is not True:
+        options |= compile
+    if options['target'] not in ('path', 'blocks'):
+        raise ConfigError(f"compile: target={options['target']!r}: choose 'path' or 'blocks'.")
+    return options

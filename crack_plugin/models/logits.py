@@ -1,0 +1,148 @@
+"""From images to the model's square input, and from its logits to labels: pure functions.
+
+Regions are (height, width) in pixels, from the top left corner of an image; what lies outside is padding.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from crack_plugin.losses import IGNORE_INDEX
+from crack_plugin.models.strips import strips
+
+
+def image_region(images: Tensor, meta: Mapping[str, Any]) -> tuple[int, int]:
+    """Region of an image in a padded batch.
+
+    Args:
+        images: Shape (N, C, H, W).
+        meta: Meta information of one of them; without ``img_shape`` it fills (H, W).
+    """
+    height, width = images.shape[-2:]
+    # In slide mode MMSegmentation gives windows the shape of the entire image.
+    own_height, own_width = meta.get('img_shape', (height, width))[:2]
+    return min(height, own_height), min(width, own_width)
+
+
+def resize_to_square(images: Tensor, regions: Sequence[tuple[int, int]], side: int) -> Tensor:
+    """Resize the region of each image to a square, without keeping its aspect ratio.
+
+    Args:
+        images: Shape (N, C, H, W).
+        regions: One per image.
+        side: S, in pixels.
+
+    Returns:
+        Shape (N, C, S, S).
+    """
+    if len(set(regions)) == 1:
+        height, width = regions[0]
+        return _resize(images[..., :height, :width], side)
+    return torch.cat([_resize(image[None, :, :h, :w], side) for image, (h, w) in zip(images, regions, strict=True)])
+
+
+def _resize(images: Tensor, side: int) -> Tensor:
+    """Bilinear; antialiased, which matters only along an axis that shrinks (as SAM 3's processor does)."""
+    if tuple(images.shape[-2:]) == (side, side):
+        return images
+    return F.interpolate(images, size=(side, side), mode='bilinear', align_corners=False, antialias=True)
+
+
+def resize_from_square(logits: Tensor, regions: Sequence[tuple[int, int]], size: tuple[int, int]) -> Tensor:
+    """Resize logits of the square input bilinearly to the region of each image.
+
+    Args:
+        logits: Shape (N, K, h, w).
+        regions: One per image.
+        size: (H, W) of the padded images.
+
+    Returns:
+        Shape (N, K, H, W), 0 where an image is padded.
+    """
+    if set(regions) == {size}:
+        return F.interpolate(logits, size=size, mode='bilinear', align_corners=False)
+    padded = logits.new_zeros(*logits.shape[:2], *size)
+    for index, (height, width) in enumerate(regions):
+        region = F.interpolate(logits[index, None], size=(height, width), mode='bilinear', align_corners=False)
+        padded[index, :, :height, :width] = region[0]
+    return padded
+
+
+def restore_original(logits: Tensor, meta: Mapping[str, Any]) -> Tensor:
+    """Undo padding, flip and resizing of the test pipeline.
+
+    Args:
+        logits: Shape (K + 1, H, W).
+        meta: Meta information of the image.
+
+    Returns:
+        Logits of the image as its file has it, shape (K + 1, *ori_shape).
+    """
+    left, right, top, bottom = meta.get('img_padding_size', meta.get('padding_size', (0, 0, 0, 0)))
+    logits = logits[:, top : logits.shape[1] - bottom, left : logits.shape[2] - right]
+    if meta.get('flip'):
+        logits = logits.flip({'horizontal': (2,), 'vertical': (1,), 'diagonal': (1, 2)}[meta['flip_direction']])
+    size = tuple(meta.get('ori_shape', logits.shape[1:])[:2])
+    if tuple(logits.shape[1:]) == size:
+        return logits
+    return F.interpolate(logits[None], size=size, mode='bilinear', align_corners=False)[0]
+
+
+def add_background(foreground: Tensor) -> Tensor:
+    """Put a channel of zeros before foreground logits (N, K, H, W)."""
+    return F.pad(foreground, (0, 0, 0, 0, 1, 0))
+
+
+def threshold_labels(seg_logits: Tensor, threshold: float) -> Tensor:
+    """Label maps from logits: the best foreground class where 1 - p(background) > threshold, background elsewhere.
+
+    Args:
+        seg_logits: Shape (N, K + 1, H, W), channel 0 the background.
+        threshold: In (0, 1).
+
+    Returns:
+        Labels, shape (N, H, W), int64.
+    """
+    count, _, height, width = seg_logits.shape
+    labels = torch.empty((count, height, width), dtype=torch.int64, device=seg_logits.device)
+    for rows in strips(height, count * width, seg_logits.device):
+        strip = seg_logits[..., rows, :]
+        labels[:, rows] = _labels(strip[:, 1:], strip[:, 0], threshold)
+    return labels
+
+
+def foreground_iou(logits: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    """Mean IoU over images and foreground classes; 1 where both are empty. Ignored pixels are left out.
+
+    Args:
+        logits: Of the foreground classes, shape (N, K, H, W), beside a background of 0.
+        labels: Ground truth, shape (N, H, W), 255 where ignored.
+        threshold: As for :func:`threshold_labels`.
+
+    Returns:
+        A scalar in [0, 1].
+    """
+    count, classes, height, width = logits.shape
+    intersection, union = (torch.zeros(count, classes, dtype=torch.int64, device=logits.device) for _ in range(2))
+    index = torch.arange(1, classes + 1, device=logits.device).view(1, -1, 1, 1)
+    for rows in strips(height, count * classes * width, logits.device):
+        truth = labels[:, None, rows]
+        predicted = _labels(logits[..., rows, :], None, threshold)[:, None]
+        actual, predicted = truth == index, (predicted == index) & (truth != IGNORE_INDEX)
+        intersection += (predicted & actual).sum(dim=(2, 3))
+        union += (predicted | actual).sum(dim=(2, 3))
+    return ((intersection.float() + 1e-6) / (union.float() + 1e-6)).mean()
+
+
+def _labels(foreground: Tensor, background: Tensor | None, threshold: float) -> Tensor:
+    """Labels from logits of the classes (N, K, H, W) and of the background (N, H, W), None for 0."""
+    # 1 - p0 > t  <=>  logsumexp(foreground) - z0 > logit(t), which keeps its precision where softmax saturates
+    margin = foreground[:, 0] if foreground.shape[1] == 1 else foreground.logsumexp(dim=1)
+    if background is not None:
+        margin = margin - background
+    chosen = margin > math.log(threshold / (1 - threshold))
+    return chosen.long() if foreground.shape[1] == 1 else torch.where(chosen, foreground.argmax(dim=1) + 1, 0)

@@ -1,0 +1,5 @@
+"""Prediction of masks, tables and measurements from photographs and videos; :class:`Predictor` is the Python API."""
+
+from crack_plugin.prediction.predictor import Prediction, PredictionError, Predictor
+
+__all__ = ['Prediction', 'PredictionError', 'Predictor']

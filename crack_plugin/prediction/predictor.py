@@ -1,0 +1,301 @@
+"""Prediction of single images from Python: :class:`Predictor`."""
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.device import get_device
+from mmengine.hub import get_config
+from mmengine.runner.amp import autocast
+from mmseg.apis import init_model
+from mmseg.registry import MODELS, TRANSFORMS
+from torch import Tensor
+from tqdm import tqdm
+
+from crack_plugin.errors import CrackPluginError
+from crack_plugin.models import SAM3TextLoRA
+from crack_plugin.models.adapters import base_weights, is_adapted
+from crack_plugin.models.strips import strips
+
+
+class PredictionError(CrackPluginError, ValueError):
+    """Arguments from which nothing can be predicted."""
+
+
+@dataclass(eq=False)
+class Prediction:
+    """What is predicted for one image of H x W pixels; K is the number of foreground classes.
+
+    It keeps the logits on the device, which take 4 (K + 1) bytes a pixel: of many images keep what you need of the
+    predictions, not the predictions.
+
+    Attributes:
+        labels: 0 for the background, 1 to K for the classes, shape (H, W), uint8.
+        class_names: Of the K classes, in the order of the labels.
+        logits: As of the segmentor, shape (K + 1, H, W), channel 0 being the background; of a head with one channel
+            the probability, shape (1, H, W), which is what MMSegmentation stores for it.
+        image: The image as it was read, turned as its EXIF orientation says, BGR, shape (H, W, 3), uint8.
+        image_path: The path that was given; None for an array.
+    """
+
+    labels: np.ndarray = field(repr=False)
+    class_names: list[str]
+    logits: Tensor = field(repr=False)
+    image: np.ndarray = field(repr=False)
+    image_path: str | Path | None
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """Probability of each foreground class, shape (K, H, W), float32; computed when it is first asked for."""
+        height, width = self.labels.shape
+        found = np.empty((len(self.class_names), height, width), np.float32)
+        for rows in strips(height, width, self.logits.device):
+            found[:, rows] = _foreground_probabilities(self.logits[:, rows]).cpu().numpy()
+        return found
+
+    @cached_property
+    def scores(self) -> list[float]:
+        """Mean probability of each foreground class over the pixels predicted as it; 0 if there are none."""
+        device, (height, width) = self.logits.device, self.labels.shape
+        labels = torch.from_numpy(self.labels).to(device)
+        classes = len(self.class_names)
+        index = torch.arange(1, classes + 1, device=device)[:, None, None]
+        sums, counts = (torch.zeros(classes, dtype=torch.float64, device=device) for _ in range(2))
+        # The probabilities of a large photograph would take as much memory as its logits.
+        for rows in strips(height, width, device):
+            probabilities, chosen = _foreground_probabilities(self.logits[:, rows]), labels[rows] == index
+            sums += torch.where(chosen, probabilities, 0).sum(dim=(1, 2), dtype=torch.float64)
+            counts += chosen.sum(dim=(1, 2))
+        return (sums / counts.clamp(min=1)).tolist()
+
+
+class MergeDifference(NamedTuple):
+    """What merging adapters changes in the prediction of an image.
+
+    Attributes:
+        largest: Largest absolute difference of the logits.
+        mean: Mean absolute difference of the foreground logits.
+        changed: Share of the pixels whose label differs.
+    """
+
+    largest: float
+    mean: float
+    changed: float
+
+
+class Predictor:
+    """Predicts one image at a time, with the logits that ``tools/test.py`` has for it.
+
+    Adapters on fp32 weights are merged, which leaves the logits as they are to within 1e-5 and saves memory and time.
+    In lower precision merging would round, and is left to :meth:`merge`.
+
+    Args:
+        config: Config of a segmentor: a file, ``'crack_plugin::_base_/../NAME.py'`` for one that was installed with
+            the package, or a ``Config``, which is left as it is.
+        checkpoint: Its weights (.pth); None for the model as configured.
+        adapter: A PEFT adapter folder in place of a checkpoint.
+        device: Where to predict, such as ``'cpu'`` or ``'cuda:1'``; None for the best that is there.
+        prompts: Prompts in place of the config's, one for each class; they name the classes.
+
+    Attributes:
+        model: The segmentor.
+        class_names: Of the K foreground classes.
+
+    Raises:
+        PredictionError: Checkpoint and adapter are both given, or prompts or an adapter for a model without; or the
+            device is not there.
+        AdapterError: The adapter does not fit the model.
+    """
+
+    def __init__(
+        self,
+        config: str | Path | Config,
+        checkpoint: str | Path | None = None,
+        adapter: str | Path | None = None,
+        device: str | torch.device | None = None,
+        prompts: Sequence[str] | None = None,
+    ) -> None:
+        cfg = _own_config(config)
+        if checkpoint is not None and adapter is not None:
+            raise PredictionError(f'give checkpoint ({checkpoint}) or adapter ({adapter}), not both.')
+        given = {'adapter': None if adapter is None else str(adapter), 'prompts': prompts}
+        given = {name: value for name, value in given.items() if value is not None}
+        if given and not has_prompts(cfg):
+            raise PredictionError(
+                f'{" and ".join(given)}: only SAM3TextLoRA has them, the config has {cfg.model.type}.'
+            )
+        cfg.model.update(given)
+        # First to the CPU: merged, the model is smaller, and never whole on the device.
+        self.model = init_model(cfg, None if checkpoint is None else str(checkpoint), device='cpu')
+        self.fp16 = (cfg.get('test_cfg') or {}).get('fp16', False)
+        self.is_merged = False
+        if isinstance(self.model, SAM3TextLoRA):
+            self.model.window_progress = _show_windows
+            if self.has_adapters and self.precision == torch.float32:
+                self._merge()
+        device = get_device() if device is None else device
+        try:
+            self.model.to(device)
+        except (AssertionError, RuntimeError):
+            _check_device(device)
+            raise
+        steps = [step for step in pipeline_of(cfg) if step['type'] != 'LoadAnnotations']
+        # Reads files, and takes arrays as they are.
+        self._load = TRANSFORMS.build({**steps[0], 'type': 'InferencerLoader'})
+        self._transform = Compose(steps[1:])
+        trained_on = getattr(self.model, 'dataset_meta', {}).get('classes', ())[1:]
+        names = [prompts, trained_on, cfg.test_dataloader.dataset.get('classes'), cfg.model.get('prompts')]
+        numbers = [str(label) for label in range(1, max(self.model.out_channels, 2))]
+        self.class_names = next((list(some) for some in names if some and len(some) == len(numbers)), numbers)
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether there are adapters that are not merged."""
+        return isinstance(self.model, SAM3TextLoRA) and is_adapted(self.model.sam3)
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of the weights of a ``SAM3TextLoRA``, or of the products if that is lower."""
+        dtypes = {weight.dtype for weight in base_weights(self.model.sam3).values() if weight.is_floating_point()}
+        lower = sorted(dtypes - {torch.float32}, key=str)
+        return torch.float16 if self.fp16 else lower[0] if lower else torch.float32
+
+    def __call__(self, image: str | Path | np.ndarray) -> Prediction:
+        """Predict an image.
+
+        Args:
+            image: A file, or an array of shape (H, W, 3), uint8, in BGR order, as OpenCV and ``mmseg.apis`` have it.
+
+        Raises:
+            ImageError: The file is refused, as in training and testing.
+            PredictionError: It is something else, the array is of another shape or type, or the model gives NaN.
+        """
+        data = self._load(_checked(image))
+        shown = np.asarray(data['img'], np.uint8)
+        data = self._transform(data)
+        batch = {'inputs': [data['inputs']], 'data_samples': [data['data_samples']]}
+        with torch.no_grad(), autocast(enabled=self.fp16):
+            sample = self.model.test_step(batch)[0]
+        # No threshold is below NaN: it would be "no crack". The sum needs no memory.
+        if sample.seg_logits.data.sum().isnan():
+            name = 'the image' if isinstance(image, np.ndarray) else image
+            raise PredictionError(
+                f'{name}: the model gives NaN. Its weights are damaged or have diverged, or half precision overflowed: '
+                "take another checkpoint or adapter, or model.dtype=None or 'bfloat16' instead of 'float16'."
+            )
+        return Prediction(
+            labels=sample.pred_sem_seg.data.squeeze(0).to(torch.uint8).cpu().numpy(),
+            class_names=list(self.class_names),
+            logits=sample.seg_logits.data,
+            image=shown,
+            image_path=None if isinstance(image, np.ndarray) else image,
+        )
+
+    def predict_many(self, paths: Iterable[str | Path | np.ndarray]) -> Iterator[Prediction]:
+        """Predict images one after the other, each when it is asked for, in the order of ``paths``.
+
+        An image that is refused raises, as in :meth:`__call__`; ``next`` goes on with the one after it.
+
+        Raises:
+            PredictionError: ``paths`` is a single path.
+        """
+        if isinstance(paths, (str, Path)):
+            raise PredictionError(
+                f'predict_many takes several paths, not {str(paths)!r}: call the predictor itself with one image, or '
+                "list a folder, as in sorted(Path('photos').glob('*.jpg'))."
+            )
+        return map(self, paths)
+
+    def merge(self, image: str | Path | np.ndarray | None = None) -> MergeDifference | None:
+        """Merge the adapters into the weights, for less memory and time; if they are merged, nothing changes.
+
+        Args:
+            image: An image to predict before and after, as for :meth:`__call__`.
+
+        Returns:
+            How the two predictions of ``image`` differ; None without an image.
+
+        Raises:
+            ImageError: The image is refused; nothing is merged.
+            PredictionError: The model has no adapters.
+        """
+        if not self.has_adapters and not self.is_merged:
+            raise PredictionError('merge: the model has no adapters.')
+        before = None if image is None else self(image)
+        if not self.is_merged:
+            self._merge()
+        if image is None or before is None:
+            return None
+        after = self(image)
+        difference = (after.logits - before.logits).abs()
+        return MergeDifference(
+            largest=difference.max().item(),
+            mean=difference[1:].mean().item(),
+            changed=float(np.mean(after.labels != before.labels)),
+        )
+
+    def _merge(self) -> None:
+        self.model.merge_adapter()
+        self.is_merged = True
+
+
+def has_prompts(cfg: Config) -> bool:
+    """Whether the config's model is a ``SAM3TextLoRA``, which has prompts, a threshold and adapters."""
+    model_class = MODELS.get(cfg.model.type)
+    return model_class is not None and issubclass(model_class, SAM3TextLoRA)
+
+
+def pipeline_of(cfg: Config) -> list[dict[str, Any]]:
+    """The pipeline of the test set; that of the config if the test set wraps other datasets and has none itself."""
+    return cfg.test_dataloader.dataset.get('pipeline') or cfg.test_pipeline
+
+
+def _own_config(config: str | Path | Config) -> Config:
+    if isinstance(config, Config):
+        return copy.deepcopy(config)
+    return get_config(config) if isinstance(config, str) and '::' in config else Config.fromfile(config)
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(1, device=device)
+    # What torch raises for a device that is not there, or was not compiled in, or is no device.
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).strip().partition('\n')[0]
+        raise PredictionError(
+            f"device {str(device)!r} cannot be used here: {reason}. 'cpu' is always there."
+        ) from error
+
+
+def _checked(image: str | Path | np.ndarray) -> str | np.ndarray:
+    if isinstance(image, (str, Path)):
+        return str(image)
+    if not isinstance(image, np.ndarray):
+        raise PredictionError(
+            f'an image is a path, or an array of shape (H, W, 3), uint8, in BGR order; this one is a '
+            f'{type(image).__name__}. Of several, use predict_many; of a picture of PIL, np.array(picture)[..., ::-1].'
+        )
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise PredictionError(
+            f'an image is an array of shape (H, W, 3), uint8, in BGR order; this one is {image.dtype} of shape '
+            f'{image.shape}. Convert it, for example with cv2.cvtColor.'
+        )
+    return image
+
+
+def _foreground_probabilities(logits: Tensor) -> Tensor:
+    """Probabilities (K, ...), fp32, of logits (K + 1, ...), or of the probabilities (1, ...) of a single channel."""
+    scores = logits.float()
+    return scores if len(scores) == 1 else scores.softmax(dim=0)[1:]
+
+
+def _show_windows(batches: Sequence) -> Iterable:
+    """A progress bar over the windows of an image that takes longer than two seconds."""
+    return tqdm(batches, desc='windows', leave=False, delay=2)

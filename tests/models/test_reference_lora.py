@@ -1,0 +1,56 @@
+"""The targets of the reference LoRA: written once in the package, and the same wherever they are written out."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CONFIGS, ROOT, load_script
+from mmengine.config import Config
+from reference import LORA as PLAIN_LORA
+from transformers import Sam3Config
+from transformers.models.sam3.modeling_sam3 import Sam3Model
+
+from crack_plugin.models.lora_config import REFERENCE_LORA
+
+
+def test_once_in_the_package() -> None:
+    targets = REFERENCE_LORA['target_modules']
+    pattern = re.compile(r'\W+'.join(targets))
+    files = [path for path in (ROOT / 'crack_plugin').rglob('*.py') if pattern.search(path.read_text())]
+    assert files == [ROOT / 'crack_plugin' / 'models' / 'lora_config.py']
+    assert len(pattern.findall(files[0].read_text())) == 1
+
+
+def test_config_and_plain_references_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / 'benchmarks')
+    assert Config.fromfile(CONFIGS / '_base_' / 'models' / 'sam3_text_lora.py').model.lora == REFERENCE_LORA
+    assert load_script(ROOT / 'benchmarks' / 'steps.py').LORA == REFERENCE_LORA
+    # Without dropout, so that losses can be compared step by step.
+    assert PLAIN_LORA == {**REFERENCE_LORA, 'lora_dropout': 0.0, 'bias': 'none'}
+
+
+@pytest.fixture(scope='module')
+def reference_modules() -> set[str]:
+    """Names of the modules of SAM 3 that the reference adapts."""
+    with torch.device('meta'):
+        model = Sam3Model(Sam3Config())
+    return {name for name, _ in model.named_modules() if name.rpartition('.')[2] in REFERENCE_LORA['target_modules']}
+
+
+@pytest.mark.parametrize(
+    ('name', 'left_out'),
+    [
+        ('sam3_lora_crack_fast.py', r'(detr_decoder|geometry_encoder)\..*'),
+        ('sam3_lora_crack_lowmem.py', r'(detr_decoder|geometry_encoder)\..*'),
+        (
+            'sam3_lora_crack_last8.py',
+            r'(detr_decoder|geometry_encoder|text_encoder|vision_encoder\.backbone\.layers\.(1?\d|2[0-3]))\..*',
+        ),
+    ],
+)
+def test_configs_that_adapt_fewer_modules(name: str, left_out: str, reference_modules: set[str]) -> None:
+    pattern = Config.fromfile(Path(CONFIGS, name)).model.lora.target_modules
+    adapted = {module for module in reference_modules if re.fullmatch(pattern, module)}
+    assert adapted
+    assert reference_modules - adapted == {module for module in reference_modules if re.fullmatch(left_out, module)}
