@@ -189,14 +189,14 @@ def test_no_other_private_name_is_used() -> None:
 
 
 def test_one_place_for_each_library() -> None:
-    """Submodules of SAM 3 are named in ``semantic_path.py`` alone, PEFT in the two modules of adapters."""
+    """Submodules of SAM 3 are named in ``semantic_path.py``, weights in ``meta_checkpoint.py``, PEFT in the two modules of adapters."""
     submodules = re.compile(r'vision_encoder|mask_decoder|detr_encoder|\.text_encoder\b')
     sam3, peft = set(), set()
     for path in MODELS.glob('*.py'):
         code = _without_docstrings(path.read_text())
         sam3 |= {path.name} if submodules.search(code) else set()
         peft |= {path.name} if re.search(r'^\s*(from|import) peft', code, re.MULTILINE) else set()
-    assert sam3 == {'semantic_path.py'}
+    assert sam3 == {'semantic_path.py', 'meta_checkpoint.py'}
     assert peft == {'adapters.py', 'lora_config.py'}
 
 
