@@ -319,7 +319,8 @@ def _advice_for_file(path: Path) -> str:
 
 def _conversion(path: Path) -> str:
     """How to make a folder of Meta's own file."""
-    command = shlex.join(['python', 'tools/convert_checkpoint.py', str(path), str(path.with_name(f'{path.stem}-converted'))])
+    folder = path.with_name(f'{path.stem}-converted')
+    command = shlex.join(['python', 'tools/convert_checkpoint.py', str(path), str(folder)])
     return f"If it is Meta's own format, write it as a folder with `{command}`, once, and set base to that folder."
 
 

@@ -189,7 +189,7 @@ def test_no_other_private_name_is_used() -> None:
 
 
 def test_one_place_for_each_library() -> None:
-    """Submodules of SAM 3 are named in ``semantic_path.py``, weights in ``meta_checkpoint.py``, PEFT in the two modules of adapters."""
+    """Modules and weights of SAM 3 are named in two files, for its path and Meta's checkpoints; PEFT's in two others."""
     submodules = re.compile(r'vision_encoder|mask_decoder|detr_encoder|\.text_encoder\b')
     sam3, peft = set(), set()
     for path in MODELS.glob('*.py'):
