@@ -189,7 +189,7 @@ def test_no_other_private_name_is_used() -> None:
 
 
 def test_one_place_for_each_library() -> None:
-    """Modules and weights of SAM 3 are named in two files, for its path and Meta's checkpoints; PEFT's in two others."""
+    """Modules and weights of SAM 3 are named in two files: its path, Meta's checkpoints. PEFT's: in two others."""
     submodules = re.compile(r'vision_encoder|mask_decoder|detr_encoder|\.text_encoder\b')
     sam3, peft = set(), set()
     for path in MODELS.glob('*.py'):
