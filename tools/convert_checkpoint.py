@@ -27,7 +27,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
     with readable_errors(parser):
-        import crack_plugin  # noqa: F401 - makes mmseg importable; slow, so after the arguments
         from crack_plugin.models.meta_checkpoint import convert_file
 
         converted = convert_file(args.file, args.folder)

@@ -26,8 +26,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
     with readable_errors(parser):
-        import crack_plugin  # noqa: F401 - registers, and makes mmseg importable; slow, so after the arguments
-
         build_trained_model(load_trained_config(args), args.checkpoint).save_pretrained(args.out)
     print(f'Wrote {args.out}. Merged weights contain SAM 3 and stay under its licence.')
 

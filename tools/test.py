@@ -89,8 +89,6 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
     parser = make_parser()
     args = parse_arguments(parser, argv)
     with readable_errors(parser):
-        import crack_plugin  # noqa: F401 - registers, and makes mmseg importable; slow, so after the arguments
-
         cfg = load_config(args)
         cfg.resume = False
         if args.checkpoint:

@@ -68,8 +68,6 @@ def train(argv: Sequence[str] | None = None) -> nn.Module:
     parser = make_parser()
     args = parse_arguments(parser, argv)
     with readable_errors(parser):
-        import crack_plugin  # noqa: F401 - registers, and makes mmseg importable; slow, so after the arguments
-
         cfg = load_config(args)
         if 'optim_wrapper' in cfg:
             set_precision(cfg, args, parser)
