@@ -73,6 +73,22 @@ TINY_SAM3: dict[str, Any] = {
     'initializer_range': 0.2,
 }
 
+TINY_LITE_TEXT: dict[str, Any] = {
+    **TINY_SAM3,
+    'model_type': 'sam3_lite_text',
+    # RepMixer blocks first and last, as in the public S0, and its 77 positions: more than a prompt is padded to.
+    'text_config': {
+        'hidden_size': 16,
+        'intermediate_size': 24,
+        'projection_dim': 16,
+        'num_hidden_layers': 3,
+        'num_attention_heads': 2,
+        'max_position_embeddings': 77,
+        'layer_scale_init_value': 1.0,
+    },
+}
+"""Overrides of ``Sam3LiteTextConfig``."""
+
 RANDOM_PIPELINE = [
     {'type': 'LoadImageFromFile'},
     {'type': 'LoadYOLOPolygons'},
@@ -133,6 +149,12 @@ def log() -> Iterator[list[str]]:
 def tiny_sam3() -> dict[str, Any]:
     """Overrides of ``Sam3Config`` for a random SAM 3 of 0.9 M parameters at 56 px."""
     return copy.deepcopy(TINY_SAM3)
+
+
+@pytest.fixture
+def tiny_lite_text() -> dict[str, Any]:
+    """The same with the text encoder of SAM3-LiteText."""
+    return copy.deepcopy(TINY_LITE_TEXT)
 
 
 def tensor_on(device: str) -> torch.Tensor:

@@ -18,10 +18,9 @@ from huggingface_hub.errors import (
     StrictDataclassError,
 )
 from safetensors import SafetensorError, safe_open
-from transformers import Sam3Config
-from transformers.models.sam3.modeling_sam3 import Sam3Model
 
 from crack_plugin.errors import CrackPluginError
+from crack_plugin.models import base_types
 
 CONFIG_FILE = 'config.json'
 WEIGHTS_FILE = 'model.safetensors'
@@ -100,8 +99,11 @@ def fetch_weights(base: str, folder: Path) -> None:
         _download(base, name, folder.name, [_PICKLED])
 
 
-def read_config(base: str, folder: Path) -> Sam3Config:
+def read_config(base: str, folder: Path) -> Any:
     """Read the configuration of the image model; if the base is a video model, like facebook/sam3, of its detector.
+
+    Returns:
+        A ``Sam3Config`` or ``Sam3LiteTextConfig``, by its ``model_type``.
 
     Raises:
         BaseModelError: There is no configuration, or it is damaged or describes another architecture.
@@ -111,16 +113,16 @@ def read_config(base: str, folder: Path) -> Sam3Config:
         raise BaseModelError(f'base={base!r} could not be read as a SAM 3: {_missing_files(folder)} {_WHAT_TO_GIVE}')
     content = read_json(path)
     kind = content.get('model_type')
-    # The hub's facebook/sam3 is a video model: the image model is its detector.
-    detector = content.get('detector_config') if kind == 'sam3_video' else content
-    if kind not in ('sam3', 'sam3_video') or not isinstance(detector, dict):
+    detector = content.get('detector_config') if kind == base_types.VIDEO else content
+    config_class = base_types.CONFIGS.get('sam3' if kind == base_types.VIDEO else str(kind))
+    if config_class is None or not isinstance(detector, dict):
         raise BaseModelError(
-            f'base={base!r} could not be read as a SAM 3: {path} is of a model of type {kind!r}, not sam3 or '
-            f'sam3_video. {_WHAT_TO_GIVE}'
+            f'base={base!r} could not be read as a SAM 3: {path} is of a model of type {kind!r}, not '
+            f'{base_types.KNOWN} or {base_types.VIDEO}. {_WHAT_TO_GIVE}'
         )
     try:
         # TypeError and the like: values that only a damaged or foreign file has.
-        return Sam3Config.from_dict(detector)
+        return config_class.from_dict(detector)
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
         raise BaseModelError(
             f'base={base!r} could not be read as a SAM 3: {path} does not describe one ({_first_line(error)}). '
@@ -128,7 +130,7 @@ def read_config(base: str, folder: Path) -> Sam3Config:
         ) from error
 
 
-def check_weights(base: str, folder: Path, config: Sam3Config) -> None:
+def check_weights(base: str, folder: Path, config: Any) -> None:
     """Compare names and shapes in the headers of the weight files with those of the model, without building it.
 
     Raises:
@@ -140,13 +142,14 @@ def check_weights(base: str, folder: Path, config: Sam3Config) -> None:
     try:
         # On the meta device nothing takes memory: these are errors of sizes and names that fit nothing.
         with torch.device('meta'):
-            expected = {name: tuple(weight.shape) for name, weight in Sam3Model(config).state_dict().items()}
+            weights = base_types.model_class(config)(config).state_dict()
     except (ImportError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise BaseModelError(
             f'base={base!r} could not be read as a SAM 3: no model can be built from {folder / CONFIG_FILE} '
             f'({type(error).__name__}: {_first_line(error)}). {_WHAT_TO_GIVE}'
         ) from error
-    prefix = f'{Sam3Model.base_model_prefix}.'
+    expected = {name: tuple(weight.shape) for name, weight in weights.items()}
+    prefix = f'{base_types.model_class(config).base_model_prefix}.'
     found: dict[str, tuple[int, ...]] = {}
     kinds: dict[str, str] = {}
     for path in files:
@@ -169,7 +172,8 @@ def check_weights(base: str, folder: Path, config: Sam3Config) -> None:
             f'base={base!r} could not be read as a SAM 3: the weights in {files[0].parent} have other names ({first}), '
             f'so they are of another model, or in another format. {_WHAT_TO_GIVE}'
         )
-    quantised = sorted(name for name in common if kinds[name] not in _KINDS)
+    # Batch normalisations count batches in an integer.
+    quantised = sorted(name for name in common if kinds[name] not in _KINDS and weights[name].is_floating_point())
     if quantised:
         # transformers would read the numbers without their scale.
         raise BaseModelError(

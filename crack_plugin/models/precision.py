@@ -18,11 +18,16 @@ class PrecisionError(CrackPluginError, ValueError):
 def cast_frozen(model: nn.Module, dtype: torch.dtype, trained: Collection[str]) -> None:
     """Cast the parameters of ``model``, except the ``trained`` ones (by name).
 
-    Parameters only: the rotary positions are buffers, and useless in low precision.
+    Parameters only: the rotary positions are buffers, and useless in low precision. Batch normalisations are in fp32
+    afterwards, whatever their input's precision: torch mixes a low one with fp32 alone.
     """
+    normalisations = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    in_fp32 = {id(parameter) for module in normalisations for parameter in module.parameters()}
     for name, parameter in model.named_parameters():
-        if name not in trained:
+        if name not in trained and id(parameter) not in in_fp32:
             parameter.data = parameter.data.to(dtype)
+    for module in normalisations:
+        module.float()
 
 
 def check_gradient_scaling(dtype: torch.dtype | None, optim_wrapper: OptimWrapper) -> None:

@@ -132,6 +132,7 @@ class SAM3TextLoRA(EncoderDecoder):
         if self.trainable == 'lora':
             self.sam3.eval()
             adapters.set_training(self.sam3, mode)
+        semantic_path.hold_statistics(self.model)
         # A caller may have frozen or unfrozen layers in between.
         depth = semantic_path.frozen_depth(self.model)
         if depth != self._frozen_depth and self._prefix_cache is not None:

@@ -18,7 +18,8 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from crack_plugin.errors import ConfigError
 
-# A ``Sam3Model``, adapters in place or not. transformers types its sub-configs and submodules too widely to check.
+# A ``Sam3Model`` or ``Sam3LiteTextModel``, adapters in place or not. transformers types its sub-configs and submodules
+# too widely to check.
 Sam3: TypeAlias = Any
 
 PARTS = ('text_encoder', 'vit', 'neck', 'detr_encoder', 'mask_decoder')
@@ -34,8 +35,10 @@ UNUSED = (
     'mask_decoder.mask_embedder',
     'mask_decoder.instance_projection',
     'text_encoder.text_projection',
+    'text_encoder.projection',
 )
-"""Modules of ``Sam3Model`` without a path to the semantic logits, besides unused layers of the two pyramids."""
+"""Modules without a path to the semantic logits, besides unused layers of the two pyramids. The last two project the
+pooled token, in SAM 3 and in SAM3-LiteText."""
 
 
 def set_image_size(config: Any, image_size: int | None) -> None:
@@ -105,6 +108,27 @@ def has_text_encoder(model: Sam3) -> bool:
     return not isinstance(model.text_encoder, nn.Identity)
 
 
+def _text_encoder(model: Sam3) -> Any:
+    """The module from tokens to hidden states: CLIP's has its projection outside of it, SAM3-LiteText's inside."""
+    return getattr(model.text_encoder, 'text_model', model.text_encoder)
+
+
+def _text_layers(model: Sam3) -> Any:
+    encoder = _text_encoder(model)
+    return getattr(encoder, 'encoder', encoder).layers
+
+
+def hold_statistics(model: Sam3) -> None:
+    """Put batch normalisations, which SAM3-LiteText's text encoder has, into evaluation mode.
+
+    The batch would be the prompts, the same few texts at every step: their statistics would replace those of all texts
+    that the base was trained on. Checkpointing would also count each batch twice.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
 def share_rotary_embeddings(model: Sam3) -> None:
     """Compute the sines and cosines of the rotary positions once, instead of in every layer of every forward.
 
@@ -134,7 +158,7 @@ def blocks(model: Sam3, parts: Sequence[str] = PARTS) -> list[nn.Module]:
     vision, decoder = model.vision_encoder, model.mask_decoder
     found = {
         # It is dropped as soon as the prompts are encoded, if they are frozen.
-        'text_encoder': model.text_encoder.text_model.encoder.layers if has_text_encoder(model) else (),
+        'text_encoder': _text_layers(model) if has_text_encoder(model) else (),
         'vit': vision.backbone.layers,
         'neck': vision.neck.fpn_layers[:-1],
         'detr_encoder': model.detr_encoder.layers,
@@ -230,8 +254,8 @@ def encode_prompts(model: Sam3, input_ids: Tensor, attention_mask: Tensor) -> Te
     Returns:
         Prompt features, shape (K, L, C).
     """
-    # Sam3Model.get_text_features would also run CLIP's projection of the pooled token, which nothing reads.
-    hidden = model.text_encoder.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    # get_text_features would also run the projection of the pooled token, which nothing reads.
+    hidden = _text_encoder(model)(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
     return model.text_projection(hidden)
 
 

@@ -19,8 +19,9 @@ from peft.tuners.lora import Linear, LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
 from torch import nn
-from transformers import Sam3Config
+from transformers import Sam3Config, Sam3LiteTextConfig
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.models.sam3 import modeling_sam3
 from transformers.models.sam3.modeling_sam3 import (
     Sam3Attention,
     Sam3DetrEncoder,
@@ -31,6 +32,8 @@ from transformers.models.sam3.modeling_sam3 import (
     Sam3ViTLayer,
     Sam3ViTRotaryEmbedding,
 )
+from transformers.models.sam3_lite_text import modeling_sam3_lite_text
+from transformers.models.sam3_lite_text.modeling_sam3_lite_text import Sam3LiteTextModel
 
 from crack_plugin.models import semantic_path
 
@@ -68,6 +71,16 @@ MODULES = {
     'mask_decoder.semantic_projection': 'Conv2d',
 }
 """Submodules of ``Sam3Model`` that ``semantic_path.py`` names, and their classes, in transformers 5.23.0."""
+
+LITE_TEXT_MODULES = {
+    'text_encoder': 'Sam3LiteTextTextModel',
+    'text_encoder.layers': 'ModuleList',
+    'text_encoder.layers.0': 'Sam3LiteTextRepMixerBlock',
+    'text_encoder.layers.1': 'Sam3LiteTextTextEncoderLayer',
+    'text_encoder.layers.1.self_attn.out_proj': 'Linear',
+    'text_encoder.projection': 'Linear',
+}
+"""Those of ``Sam3LiteTextModel`` that ``Sam3Model`` does not have."""
 
 SIGNATURES: list[tuple[Callable, list[str]]] = [
     (Sam3ViTLayer.precompute_positions, ['config', 'window_size']),
@@ -111,7 +124,28 @@ def sam3(tiny_sam3: dict) -> Any:
 def test_submodules_of_sam3(sam3: Any) -> None:
     found = {name: type(module).__name__ for name, module in sam3.named_modules()}
     assert {name: found.get(name) for name in MODULES} == MODULES
-    assert {*semantic_path.UNUSED, *semantic_path.TEXT_MODULES} <= {*MODULES, 'text_encoder'}
+    assert {*semantic_path.UNUSED, *semantic_path.TEXT_MODULES} <= {*MODULES, *LITE_TEXT_MODULES}
+
+
+def test_submodules_of_lite_text(tiny_lite_text: dict) -> None:
+    """Its own, and SAM 3's under the same names: their classes have a name of their own, or are SAM 3's."""
+    del tiny_lite_text['model_type']
+    with torch.device('meta'):
+        model = Sam3LiteTextModel(Sam3LiteTextConfig(**tiny_lite_text))
+    found = {name: type(module).__name__ for name, module in model.named_modules()}
+    assert {name: found.get(name) for name in LITE_TEXT_MODULES} == LITE_TEXT_MODULES
+    shared = {name: kind for name, kind in MODULES.items() if not name.startswith('text_encoder')}
+    assert {name: found.get(name, '').replace('Sam3LiteText', 'Sam3') for name in shared} == shared
+
+
+@pytest.mark.parametrize('name', ['Attention', 'DetrEncoder', 'MaskDecoder', 'PixelDecoder', 'SinePositionEmbedding'])
+def test_what_lite_text_shares_computes_the_same(name: str) -> None:
+    """transformers copies SAM 3's classes for it: their code differs in names alone."""
+    ours, theirs = (
+        inspect.getsource(getattr(module, f'{prefix}{name}')).replace('Sam3LiteText', 'Sam3')
+        for module, prefix in ((modeling_sam3, 'Sam3'), (modeling_sam3_lite_text, 'Sam3LiteText'))
+    )
+    assert ours.replace('DETR', 'Detr') == theirs.replace('DETR', 'Detr')
 
 
 @pytest.mark.parametrize(('function', 'arguments'), SIGNATURES, ids=lambda value: getattr(value, '__qualname__', ''))
