@@ -6,7 +6,6 @@ loader wants ``sam3.pt`` to have, all of them; ``benchmarks/meta_checkpoint.py -
 
 import copy
 import errno
-import gzip
 import json
 import pickle
 import shlex
@@ -15,6 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, TINY_SAM3, load_script
+from tiny_bases import META_VISION as VISION
+from tiny_bases import meta_state_dict, published_names
 from torch import Tensor, nn
 from transformers import Sam3Config
 from transformers.models.clip.modeling_clip import CLIPAttention
@@ -25,18 +26,11 @@ from crack_plugin.models import meta_checkpoint
 from crack_plugin.models.base import BaseModelError, FolderNotEmptyError, load_base
 from crack_plugin.models.meta_checkpoint import MetaCheckpointError, convert, convert_file, read
 
-NAMES = ROOT / 'tests' / 'data' / 'meta_sam3_names.txt.gz'
-VISION = 'detector.backbone.vision_backbone.'
-
 
 @pytest.fixture(scope='module')
 def published() -> dict[str, Tensor]:
     """Meta's state dict without its numbers."""
-    found = {}
-    for line in gzip.decompress(NAMES.read_bytes()).decode().splitlines():
-        name, dtype, shape = line.split(' ', 2)
-        found[name] = torch.empty(json.loads(shape), dtype=getattr(torch, dtype), device='meta')
-    return found
+    return published_names()
 
 
 @pytest.fixture(scope='module')
@@ -248,25 +242,9 @@ def test_a_file_that_would_run_code_is_refused(legacy: bool, tmp_path: Path, mon
 
 
 @pytest.fixture
-def tiny(published: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """A small model as the original would save it, for what is about files; published is then its size."""
-    config = Sam3Config(**copy.deepcopy(TINY_SAM3))
-    monkeypatch.setattr(meta_checkpoint, 'Sam3Config', lambda: copy.deepcopy(config))
-    own = load_base(copy.deepcopy(TINY_SAM3))[0].state_dict()
-    found = {'tracker.maskmem_tpos_enc': torch.zeros(7, 1, 1, 64)}
-    for name in published:
-        pattern, numbers = meta_checkpoint._pattern(name.removeprefix('detector.'))
-        rule = meta_checkpoint._PARAMETERS.get(name.removeprefix('detector.')) or meta_checkpoint._PARAMETERS.get(
-            pattern
-        )
-        parts = rule(torch.zeros(3, 3, 3)) if rule else {}
-        parts = {new: own.get(meta_checkpoint._with_numbers(new, numbers)) for new in parts}
-        if parts and all(part is not None for part in parts.values()):
-            found[name] = torch.cat(list(parts.values()))
-    found[f'{VISION}trunk.pos_embed'] = nn.functional.pad(found[f'{VISION}trunk.pos_embed'], (0, 0, 1, 0))
-    projection = 'detector.backbone.language_backbone.encoder.text_projection'
-    found[projection] = found[projection].T.contiguous()
-    return found
+    return meta_state_dict(monkeypatch)
 
 
 def test_the_tool_writes_what_transformers_and_base_load(
