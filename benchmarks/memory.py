@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from meta_device import peak_bytes, transformers_on_meta
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
-from steps import PICTURE, PROMPT_TOKENS, PlainDice, our_config, prompt_tokens, reference_model
+from steps import LITE_TEXT, PICTURE, PROMPT_TOKENS, PlainDice, our_config, prompt_tokens, reference_model
 from torch import Tensor
 
 import crack_plugin  # noqa: F401 - before any mmseg: makes it importable with mmcv-lite
@@ -31,6 +31,8 @@ TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
         'sam3_lora_crack_last8',
         {'activation_checkpointing': True},
     ),
+    'sam3_litetext_lora_crack: SAM3-LiteText, fp16 autocast': ('sam3_litetext_lora_crack', {'base': LITE_TEXT}),
+    'sam3_lora_crack_lowmem on SAM3-LiteText': ('sam3_lora_crack_lowmem', {'base': LITE_TEXT}),
 }
 
 PHOTOGRAPH = (3000, 4000)

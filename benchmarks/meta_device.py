@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 import transformers.masking_utils
 import transformers.models.sam3.modeling_sam3 as sam3
+import transformers.models.sam3_lite_text.modeling_sam3_lite_text as sam3_lite_text
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -187,20 +188,28 @@ def _backward(loss: Tensor) -> None:
 @contextlib.contextmanager
 def transformers_on_meta() -> Iterator[None]:
     """Keep transformers from asking tensors without values for them; the mask of a padded prompt is kept."""
-    masks, encoder = transformers.masking_utils, sam3.Sam3DetrEncoder
-    saved = masks.fast_all, masks._ignore_bidirectional_mask_sdpa, encoder._prepare_multilevel_features
-    fast_all, ignore, prepare = saved
+    masks = transformers.masking_utils
+    saved = masks.fast_all, masks._ignore_bidirectional_mask_sdpa
+    fast_all, ignore = saved
+    encoders = sam3.Sam3DetrEncoder, sam3_lite_text.Sam3LiteTextDetrEncoder
+    saved_features = [encoder._prepare_multilevel_features for encoder in encoders]
 
-    def prepare_on_meta(self: Any, features: Any, positions: Any) -> tuple[Tensor, Tensor, Tensor]:
-        flat, encoded, _ = prepare(self, features, positions)
-        return flat, encoded, torch.tensor([level.shape[-2:] for level in features], device='cpu')
+    def on_meta(prepare: Any) -> Any:
+        def prepare_on_meta(self: Any, features: Any, positions: Any) -> tuple[Tensor, Tensor, Tensor]:
+            flat, encoded, _ = prepare(self, features, positions)
+            return flat, encoded, torch.tensor([level.shape[-2:] for level in features], device='cpu')
+
+        return prepare_on_meta
 
     masks.fast_all = lambda tensor: not tensor.is_meta and fast_all(tensor)
     masks._ignore_bidirectional_mask_sdpa = lambda mask, *args, **kwargs: (
         (mask is None or not mask.is_meta) and ignore(mask, *args, **kwargs)
     )
-    encoder._prepare_multilevel_features = prepare_on_meta
+    for encoder, prepare in zip(encoders, saved_features, strict=True):
+        encoder._prepare_multilevel_features = on_meta(prepare)
     try:
         yield
     finally:
-        masks.fast_all, masks._ignore_bidirectional_mask_sdpa, encoder._prepare_multilevel_features = saved
+        masks.fast_all, masks._ignore_bidirectional_mask_sdpa = saved
+        for encoder, prepare in zip(encoders, saved_features, strict=True):
+            encoder._prepare_multilevel_features = prepare

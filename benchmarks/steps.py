@@ -33,6 +33,8 @@ PICTURE = 640
 
 LORA = {'r': 8, 'lora_alpha': 16, 'lora_dropout': 0.1, 'target_modules': ['q_proj', 'k_proj', 'v_proj', 'o_proj']}
 PROMPT_TOKENS = 32
+LITE_TEXT: dict[str, Any] = {'model_type': 'sam3_lite_text', 'text_config': {'num_hidden_layers': 6}}
+"""A random base of the size that is reported of the public SAM3-LiteText S0."""
 
 
 @dataclass

@@ -30,6 +30,16 @@ def test_peak_stays_below_what_is_promised(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ('config', 'documented'), [('sam3_litetext_lora_crack', 10.60), ('sam3_lora_crack_lowmem', 1.73)]
+)
+def test_lite_text_needs_less(memory: object, config: str, documented: float) -> None:
+    with memory.transformers_on_meta():
+        peak = memory.our_peak(config, 1008, 1, base=memory.LITE_TEXT) / 1e9
+    assert peak == pytest.approx(documented, rel=0.02)
+
+
+@pytest.mark.slow
 def test_photographs_cost_little_more_than_themselves(memory: object) -> None:
     """12 bytes a pixel for the normalised picture and 8 for its labels, which are there anyway, and nothing else."""
     with memory.transformers_on_meta():

@@ -35,7 +35,7 @@ class SAM3TextLoRA(EncoderDecoder):
 
     Args:
         base: Hub id (``name@revision`` for a branch, tag or commit), local folder, or overrides of ``Sam3Config`` (and
-            ``seed``) for a random model.
+            ``seed``, ``model_type``) for a random model.
         prompts: One text prompt per foreground class, in the order of the dataset's classes.
         data_preprocessor: Defaults to SAM 3's own normalisation.
         lora: Arguments of ``peft.LoraConfig``; None for no adapters (zero-shot).

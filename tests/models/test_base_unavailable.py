@@ -256,7 +256,7 @@ def not_a_number(config: dict) -> None:
 @pytest.mark.parametrize(
     ('change', 'said'),
     [
-        (other_architecture, "of type 'edgetam_video', not sam3"),
+        (other_architecture, "of type 'edgetam_video', not sam3, sam3_lite_text or sam3_video"),
         (other_sizes, r'weights have other shapes than config.json says.*has shape \(.*\), and \(.*is expected'),
         (not_a_number, 'does not describe one'),
         (dict.clear, 'of type None'),

@@ -103,6 +103,16 @@ def test_generated_code(tiny_sam3: dict, device: str, dtype: str | None, checkpo
     assert_faithful(tiny_sam3, device, dtype, checkpointing, compile)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('dtype', 'checkpointing', 'target'),
+    [(None, False, 'path'), ('bfloat16', True, 'path'), ('bfloat16', True, 'blocks')],
+)
+def test_lite_text(tiny_lite_text: dict, device: str, dtype: str | None, checkpointing: bool, target: str) -> None:
+    """SAM3-LiteText's text encoder has blocks of two kinds, one of them with batch normalisations."""
+    assert_faithful(tiny_lite_text, device, dtype, checkpointing, {'target': target, **TRACED})
+
+
 def test_one_compilation_a_shape(tiny_sam3: dict) -> None:
     counter = CompileCounter()
     model = build(tiny_sam3, compile={'backend': counter})

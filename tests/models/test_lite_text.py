@@ -29,7 +29,7 @@ from transformers.models.sam3.processing_sam3 import Sam3Processor
 from transformers.models.sam3_lite_text.modeling_sam3_lite_text import Sam3LiteTextModel
 
 from crack_plugin.errors import ConfigError
-from crack_plugin.models import SAM3TextLoRA, semantic_path
+from crack_plugin.models import SAM3TextLoRA, export, semantic_path
 from crack_plugin.models.adapters import AdapterError
 from crack_plugin.models.base import BaseModelError, load_base
 from crack_plugin.models.lora_config import REFERENCE_LORA
@@ -170,8 +170,20 @@ def test_reference_targets_leave_out_the_attention_output_of_the_text_encoder(ba
     [
         ({'num_hidden_layers': 6}, 529_224_246, 2_834_432, 2_441_216),
         ({'use_repmixer_blocks': False}, 550_211_126, 3_096_576, 2_703_360),
+        (
+            {
+                'use_repmixer_blocks': False,
+                'hidden_size': 768,
+                'intermediate_size': 3072,
+                'projection_dim': 768,
+                'num_attention_heads': 12,
+            },
+            610_498_870,
+            3_293_184,
+            2_899_968,
+        ),
     ],
-    ids=['S0', 'S1'],
+    ids=['S0', 'S1', 'L'],
 )
 def test_adapters_at_full_size(text: dict, parameters: int, held: int, training: int) -> None:
     """Counted on the meta device, of a base of the sizes that are reported of the public ones."""
@@ -296,6 +308,7 @@ class Stop(Hook):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_resumed_training_ends_in_the_same_weights(base: str, tiny_config: Path, tmp_path: Path) -> None:
     def run(name: str, *hooks: Hook, **options: Any) -> Runner:
         cfg = Config.fromfile(tiny_config)
@@ -325,7 +338,6 @@ def test_exported_file(base: str, tmp_path: Path, file_format: str) -> None:
     """That the file computes the same is checked before it gets its name."""
     if file_format == 'onnx':
         pytest.importorskip('onnxruntime')
-    export = pytest.importorskip('crack_plugin.models.export')
     assert export.export(adapted(base), tmp_path / f'model.{file_format}', file_format) < 1e-4
     assert (tmp_path / f'model.{file_format}').stat().st_size > 1e5
 
@@ -356,7 +368,7 @@ def test_weights_of_sam3_under_its_configuration(base: str, tmp_path: Path) -> N
 
 
 def test_counters_of_batches_may_be_missing(base: str, images: Tensor, tmp_path: Path) -> None:
-    """The conversion of the public weights leaves them out."""
+    """Conversions leave them out: nothing reads them."""
     folder = Path(shutil.copytree(base, tmp_path / 'base'))
     weights = load_file(folder / 'model.safetensors')
     kept = {name: value for name, value in weights.items() if not name.endswith('num_batches_tracked')}
