@@ -1,5 +1,5 @@
-# The reference recipe on SAM3-LiteText: SAM 3's image encoder with a small text encoder, for users without access to SAM
-# 3's gated weights. docs/bases.md has its licence, and what could not be checked here.
+# The reference recipe on SAM3-LiteText: SAM 3 with a small text encoder, for users without access to its gated weights.
+# docs/bases.md has its licence, and what could not be checked here.
 _base_ = './sam3_lora_crack.py'
 model = dict(
     base='yonigozlan/sam3-litetext-s0',
