@@ -35,7 +35,7 @@ def find_untrained(sam3: nn.Module, trainable: str, adapter_keys: Collection[str
         return names
     parents = tuple(f'{name}.' for name in unused)
     prefix = 'sam3.base_model.model.' if adapters.is_adapted(sam3) else 'sam3.'
-    return {name for name in names if name.removeprefix(prefix).startswith(parents)}
+    return {name for name in names if name.removeprefix(prefix).startswith(parents) or '.original_module.' in name}
 
 
 def log_parameters(segmentor: Any, adapter_keys: Collection[str]) -> None:
