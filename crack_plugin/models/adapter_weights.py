@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from crack_plugin.models.lora_config import CONFIG_FILE, AdapterError
 
 _REDUNDANT = re.compile(r'\.(original_module|modules_to_save)\.')
-"""In names that PEFT writes with ``bias='all'`` besides the saved modules' own: their biases again, and the replaced ones."""
+"""In names that PEFT writes with ``bias='all'`` besides a saved module's own: its biases again, and replaced ones."""
 _ADAPTER = re.compile(r'lora_|\.modules_to_save\.')
 
 
@@ -56,7 +56,7 @@ def load_weights(model: PeftModel, weights: Mapping[str, Tensor], source: str) -
     if missing and not unexpected and all(name.endswith('.base_layer.bias') for name in missing):
         raise AdapterError(
             f'adapter {source} lacks the {len(missing)} biases that it was trained with: PEFT before 0.21 leaves them '
-            f"out with bias='lora_only'. Train it again, or write 'none' for bias into its {CONFIG_FILE} to use it without."
+            f"out with bias='lora_only'. Train it again, or use it without them: 'none' for bias in its {CONFIG_FILE}."
         )
     if missing or unexpected:
         raise AdapterError(

@@ -226,6 +226,8 @@ def set_training(model: nn.Module, mode: bool) -> None:
     """Put the adapters' dropout and the saved modules, and nothing else, into training or evaluation mode."""
     for module in model.modules():
         if isinstance(module, LoraLayer):
+            # Variants of LoRA (DoRA, ...) ask the layer itself whether to drop out. Its base layer stays as it is.
+            module.training = mode
             module.lora_dropout.train(mode)
         elif isinstance(module, ModulesToSaveWrapper):
             module.modules_to_save.train(mode)
@@ -372,7 +374,9 @@ def _read_weights(folder: Path) -> tuple[dict[str, Tensor], str | None]:
 
 def _use_dropout_of(wanted: LoraConfig, config: LoraConfig, folder: Path) -> None:
     """Set the dropout of a saved adapter's ``config`` to the one ``wanted``, and log what else differs."""
-    config.lora_dropout = wanted.lora_dropout
+    # On single parameters (target_parameters) PEFT has none.
+    if not config.target_parameters:
+        config.lora_dropout = wanted.lora_dropout
     names = ('r', 'lora_alpha', 'target_modules', 'modules_to_save', 'bias', 'use_rslora', 'use_dora')
     names += ('rank_pattern', 'alpha_pattern')
     differing = [name for name in names if getattr(config, name) != getattr(wanted, name)]

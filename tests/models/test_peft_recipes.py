@@ -36,6 +36,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         'rank_pattern': {r'layers\.1\..*q_proj': 6, 'fc1': 3},
         'alpha_pattern': {'v_proj': 9},
     },
+    'one parameter': {'target_modules': ['q_proj'], 'target_parameters': ['fc1.weight']},
     # kinds
     'DoRA': {'target_modules': ATTENTION, 'use_dora': True},
     'DoRA on convolutions': {'target_modules': ['proj1', 'proj2'], 'use_dora': True},
@@ -45,6 +46,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     'orthogonal': {'target_modules': ATTENTION, 'init_lora_weights': 'orthogonal'},
     'PiSSA': {'target_modules': ATTENTION, 'init_lora_weights': 'pissa'},
     'OLoRA': {'target_modules': ATTENTION, 'init_lora_weights': 'olora'},
+    'random B': {'target_modules': ATTENTION, 'init_lora_weights': False},
+    'KaSA': {'target_modules': ATTENTION, 'kasa_config': {}},
+    'BD-LoRA': {
+        'target_modules': ATTENTION,
+        'use_bdlora': {'target_modules_bd_a': ['q_proj'], 'nblocks': 2, 'match_strict': False},
+    },
     'MiCA': {'target_modules': ATTENTION, 'init_lora_weights': 'mica'},
     # beside LoRA
     'semantic projection': {'target_modules': ATTENTION, 'modules_to_save': ['semantic_projection']},
