@@ -31,6 +31,16 @@ TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
         'sam3_lora_crack_last8',
         {'activation_checkpointing': True},
     ),
+    'sam3_lora_crack_mlp, not compiled': ('sam3_lora_crack_mlp', {}),
+    'sam3_lora_crack_mlp, activation_checkpointing=True': (
+        'sam3_lora_crack_mlp',
+        {'activation_checkpointing': True},
+    ),
+    'sam3_lora_crack_all_linear, not compiled': ('sam3_lora_crack_all_linear', {}),
+    'sam3_lora_crack_all_linear, activation_checkpointing=True': (
+        'sam3_lora_crack_all_linear',
+        {'activation_checkpointing': True},
+    ),
 }
 
 PHOTOGRAPH = (3000, 4000)
