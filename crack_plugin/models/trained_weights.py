@@ -42,8 +42,11 @@ def log_parameters(segmentor: Any, adapter_keys: Collection[str]) -> None:
     """Log how many parameters there are, how many are adapters, and how many train."""
     total = sum(parameter.numel() for parameter in segmentor.parameters())
     training = sum(parameter.numel() for parameter in segmentor.parameters() if parameter.requires_grad)
-    adapter = sum(parameter.numel() for name, parameter in segmentor.named_parameters() if name in adapter_keys)
+    sizes = {name: value.numel() for name, value in segmentor.named_parameters() if name in adapter_keys}
+    adapter, beside = sum(sizes.values()), sum(size for name, size in sizes.items() if 'lora_' not in name)
     line = f'SAM3TextLoRA: {total:,} parameters, {adapter:,} of them adapters, {training:,} train'
+    if beside:
+        line += f'; {beside:,} of the adapters are biases and saved modules, not LoRA'
     if segmentor.trainable == 'lora' and adapter > training:
         line += f'; {adapter - training:,} adapter parameters have no path to the output and are held fixed'
     print_log(line, logger='current')

@@ -1,5 +1,6 @@
 """Recipes of LoRA as PEFT's users write them: outputs, adapter folder, checkpoint and merged model as plain PEFT's."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     'PiSSA': {'target_modules': ATTENTION, 'init_lora_weights': 'pissa'},
     'OLoRA': {'target_modules': ATTENTION, 'init_lora_weights': 'olora'},
     'random B': {'target_modules': ATTENTION, 'init_lora_weights': False},
+    # newer than the oldest PEFT that is supported
     'KaSA': {'target_modules': ATTENTION, 'kasa_config': {}},
     'BD-LoRA': {
         'target_modules': ATTENTION,
@@ -89,6 +91,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
+FAST = ('all linear layers', 'PiSSA and all biases', 'biases of LoRA layers and saved modules')
+
+
 @pytest.fixture(scope='module')
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder that plain Hugging Face wrote."""
@@ -107,9 +112,14 @@ def randomise(model: torch.nn.Module) -> None:
                 parameter.add_(torch.randn_like(parameter), alpha=0.05)
 
 
+@cache
+def tokens() -> tuple[Tensor, Tensor]:
+    return tokenize(clip_tokenizer(), ['crack'])
+
+
 def plain_logits(model: Any, images: Tensor) -> Tensor:
     """Of ``Sam3Model`` itself, at its own size."""
-    ids, mask = tokenize(clip_tokenizer(), ['crack'])
+    ids, mask = tokens()
     size = (len(images), -1)
     with torch.no_grad():
         return model.eval()(
@@ -123,7 +133,9 @@ def logits(model: SAM3TextLoRA, images: Tensor) -> Tensor:
 
 
 @pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize('name', RECIPES)
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in RECIPES]
+)
 def test_recipe(base: str, tmp_path: Path, name: str) -> None:
     lora = {'r': 2, 'lora_alpha': 4, **RECIPES[name]}
     images = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(5))

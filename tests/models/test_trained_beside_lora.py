@@ -102,25 +102,30 @@ def test_base_stored_in_bf16(images: Tensor, tmp_path: Path) -> None:
     trained.train().foreground_logits(images, [{}] * 2).sum().backward()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('dtype', [None, 'bfloat16'])
-@pytest.mark.parametrize('name', BESIDE)
-def test_compiled_and_checkpointed(images: Tensor, name: str, dtype: str | None) -> None:
-    plain = gradients(build(lora=BESIDE[name], dtype=dtype), images)
-    exact = gradients(build(lora=BESIDE[name]), images)
+def test_checkpointed(images: Tensor, dtype: str | None) -> None:
+    lora = {**LORA, 'bias': 'all', 'modules_to_save': ['pixel_decoder', 'prompt_cross_attn', 'backbone.layers.1']}
+    lora['target_modules'] = ['fc1']
+    plain = gradients(build(lora=lora, dtype=dtype), images)
+    result = gradients(build(lora=lora, dtype=dtype, activation_checkpointing=True), images)
+    assert result.keys() == plain.keys()
+    for name, gradient in plain.items():
+        assert (result[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('options', [{'fullgraph': True}, {'target': 'blocks'}], ids=str)
+@pytest.mark.parametrize('dtype', [None, 'bfloat16'])
+def test_compiled(images: Tensor, dtype: str | None, options: dict) -> None:
+    """In one graph, without a break. In bf16 compiled code rounds elsewhere: as close to fp32 as the plain path is."""
+    lora = {**BESIDE['biases'], 'modules_to_save': ['neck', 'layer_norm1', 'prompt_cross_attn']}
+    exact, plain = (gradients(build(lora=lora, dtype=each), images) for each in (None, dtype))
     torch.compiler.reset()
-    options = {'compile': {'backend': 'aot_eager', 'fullgraph': True}, 'activation_checkpointing': True}
-    compiled = gradients(build(lora=BESIDE[name], dtype=dtype, **options), images)
-    checkpointed = gradients(build(lora=BESIDE[name], dtype=dtype, activation_checkpointing=True), images)
-    blocks = {'compile': {'backend': 'aot_eager', 'target': 'blocks'}}
-    by_block = gradients(build(lora=BESIDE[name], dtype=dtype, **blocks), images)
+    result = gradients(build(lora=lora, dtype=dtype, compile={'backend': 'aot_eager', **options}), images)
     torch.compiler.reset()
-    allowed = 1e-4
-    if dtype is not None:
-        allowed = 2 * error(*(torch.cat([side[key].flatten() for key in exact]) for side in (plain, exact)))
-    for result in (compiled, checkpointed, by_block):
-        assert result.keys() == exact.keys()
-        assert error(*(torch.cat([side[key].flatten() for key in exact]) for side in (result, exact))) < allowed
+    assert result.keys() == exact.keys()
+    flat, expected, usual = (torch.cat([side[name].flatten() for name in exact]) for side in (result, exact, plain))
+    assert error(flat, expected) <= 1e-4 + 2 * error(usual, expected)
 
 
 # ---- what is computed, dropped and held fixed
@@ -179,7 +184,7 @@ def test_dropout_inside_a_saved_module_follows_the_mode() -> None:
     assert not model.eval().model.detr_encoder.layers[1].modules_to_save['default'].dropout.training
 
 
-@pytest.mark.parametrize('kind', [{}, {'use_dora': True}, {'kasa_config': {}}])
+@pytest.mark.parametrize('kind', [{}, {'use_dora': True}])
 def test_dropout_of_lora_follows_the_mode(images: Tensor, kind: dict) -> None:
     model = build(lora={**LORA, 'lora_dropout': 0.5, **kind})
     metas = [{}] * len(images)
