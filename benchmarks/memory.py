@@ -33,6 +33,16 @@ TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     'sam3_litetext_lora_crack: SAM3-LiteText, fp16 autocast': ('sam3_litetext_lora_crack', {'base': LITE_TEXT}),
     'sam3_lora_crack_lowmem on SAM3-LiteText': ('sam3_lora_crack_lowmem', {'base': LITE_TEXT}),
+    'sam3_lora_crack_mlp, not compiled': ('sam3_lora_crack_mlp', {}),
+    'sam3_lora_crack_mlp, activation_checkpointing=True': (
+        'sam3_lora_crack_mlp',
+        {'activation_checkpointing': True},
+    ),
+    'sam3_lora_crack_all_linear, not compiled': ('sam3_lora_crack_all_linear', {}),
+    'sam3_lora_crack_all_linear, activation_checkpointing=True': (
+        'sam3_lora_crack_all_linear',
+        {'activation_checkpointing': True},
+    ),
 }
 
 PHOTOGRAPH = (3000, 4000)

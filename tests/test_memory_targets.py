@@ -17,6 +17,8 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> object:
         ('sam3_lora_crack_lowmem', False, 2.37, 2.5),
         ('sam3_lora_crack_fast', False, 5.99, 6.0),
         ('sam3_lora_crack_last8', False, 2.27, 2.5),
+        ('sam3_lora_crack_mlp', False, 7.53, 11.0),
+        ('sam3_lora_crack_all_linear', False, 7.98, 11.0),
         ('sam3_lora_crack_fast', True, 1.16, 1.3),
     ],
 )

@@ -276,6 +276,36 @@ def test_ema_resumes(config: Path, tmp_path: Path) -> None:
         assert_same(resumed[part], whole[part])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('hooks', [{}, EMA], ids=['plain', 'EMA'])
+def test_what_trains_beside_lora_resumes(config: Path, tmp_path: Path, hooks: dict) -> None:
+    beside = {
+        'model.lora.modules_to_save': ['semantic_projection', 'layer_norm1'],
+        'model.lora.bias': 'all',
+        # With dropout, so that the same random numbers are drawn.
+        'model.lora.lora_dropout': 0.1,
+    }
+    runner = train(config, tmp_path / 'whole', **hooks, **beside)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / 'broken', Crash(), **hooks, **beside)
+    train(config, tmp_path / 'broken', **hooks, **beside, resume=True)
+    whole, resumed = checkpoint(tmp_path / 'whole'), checkpoint(tmp_path / 'broken')
+    for part in ('state_dict', *(['ema_state_dict'] if hooks else [])):
+        assert_same(resumed[part], whole[part])
+    # All of it has moved, and nothing else is in the file.
+    start = SAM3TextLoRA(base=str(tmp_path / 'base'), lora=runner.cfg.model.lora.to_dict())
+    trained = {name for name, value in start.named_parameters() if value.requires_grad}
+    assert trained < whole['state_dict'].keys()
+    for name in trained:
+        # The bias of a key adds the same to every score of a query, which softmax ignores.
+        assert 'k_proj' in name or not torch.equal(whole['state_dict'][name], start.state_dict()[name]), name
+    adapter = SAM3TextLoRA(base=str(tmp_path / 'base'), adapter=str(tmp_path / 'whole' / 'adapters' / 'epoch_2'))
+    assert_same(adapter.state_dict(), whole['state_dict'])
+    best = next((tmp_path / 'whole').glob('best_*.pth'))
+    held = sum(value.nbytes for value in whole['state_dict'].values())
+    assert best.stat().st_size < (2 if hooks else 1) * held + 400_000
+
+
 # ---- accumulation, early stopping, load_from, TTA
 
 

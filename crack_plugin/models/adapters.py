@@ -1,29 +1,35 @@
 r"""LoRA adapters: inject, load, save and merge them with PEFT.
 
-This module and :mod:`~crack_plugin.models.lora_config` are the only ones that use ``peft``. What is used beyond its
-public interface was read in peft 0.21.2: the attributes of ``LoraLayer`` (``lora_A``, ``lora_B``, ``lora_dropout``,
-``lora_variant``, ``cast_input_dtype_enabled``), and the names of weights ('lora\_', 'base_layer').
-``tests/models/test_private_names.py`` lists them and fails where one has changed.
+An adapter is what its PEFT folder holds: LoRA's weights, and what ``modules_to_save`` and ``bias`` train beside them.
+
+This module, ``adapter_precision``, ``adapter_weights`` and ``lora_config`` are the only ones that use ``peft``. What is
+used beyond its public interface was read in peft 0.21.2: the attributes of ``LoraLayer`` (``lora_A``, ``lora_B``,
+``lora_dropout``, ``lora_variant``, ``cast_input_dtype_enabled``) and of ``ModulesToSaveWrapper`` (``modules_to_save``,
+``original_module``; any other is the saved module's), and the names of weights ('lora\_', 'base_layer',
+'modules_to_save', 'original_module'). ``tests/models/test_private_names_of_models.py`` lists them and fails where one
+has changed.
 """
 
 import re
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
-import torch
-import torch.nn.functional as F
 from mmengine.logging import print_log
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from peft.tuners.lora import Linear, LoraLayer
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from crack_plugin.files import honour_umask
 from crack_plugin.models import lora_config
+from crack_plugin.models.adapter_precision import keep_in_fp32
+from crack_plugin.models.adapter_weights import load_weights, named_weights, weight_keys
 from crack_plugin.models.lora_config import CONFIG_FILE, AdapterError
 
 WEIGHTS_FILE = 'adapter_model.safetensors'
@@ -52,7 +58,7 @@ def adapted(model: nn.Module, lora: Mapping[str, Any] | None, adapter: str | Pat
 
 
 def inject(model: nn.Module, lora: Mapping[str, Any]) -> PeftModel:
-    """Put fresh LoRA adapters (B = 0) into ``model``; only they require gradients afterwards.
+    """Put fresh LoRA adapters (B = 0) into ``model``; only their weights require gradients afterwards.
 
     Args:
         model: Any model whose linear layers ``lora['target_modules']`` names.
@@ -74,7 +80,7 @@ def inject(model: nn.Module, lora: Mapping[str, Any]) -> PeftModel:
         raise
     except lora_config.BAD_VALUE_ERRORS as error:
         raise AdapterError(f'{source} was refused by PEFT: {error}') from error
-    _refuse_base_weights(peft_model, source)
+    _prepare(peft_model, source)
     return peft_model
 
 
@@ -112,7 +118,7 @@ def inject_from(model: nn.Module, folder: str | Path, lora: Mapping[str, Any] | 
         peft_model = get_peft_model(model, config)
     except lora_config.BAD_VALUE_ERRORS as error:
         raise AdapterError(f'adapter {folder} does not fit the base model: {unmatched or error}') from error
-    _refuse_base_weights(peft_model, f'adapter {folder}')
+    _prepare(peft_model, f'adapter {folder}')
     try:
         load_weights(peft_model, weights, str(folder))
     except AdapterError as error:
@@ -122,42 +128,6 @@ def inject_from(model: nn.Module, folder: str | Path, lora: Mapping[str, Any] | 
     if unmatched:
         print_log(f'adapter {folder}: all its weights fit, but its {CONFIG_FILE} {unmatched}', 'current', level=30)
     return peft_model
-
-
-def load_weights(model: PeftModel, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy adapter weights under PEFT's names into ``model``.
-
-    Args:
-        model: Model with adapters.
-        weights: By PEFT's names.
-        source: Where they are from, for messages.
-
-    Raises:
-        AdapterError: A weight is missing, unexpected, of another shape, or not finite.
-    """
-    expected = _named_weights(model)
-    missing, unexpected = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    if missing or unexpected:
-        raise AdapterError(
-            f'adapter {source} does not match the model: {len(missing)} weights are missing {missing[:3]}, '
-            f'{len(unexpected)} are not in the model {unexpected[:3]}. Was it trained on another base, or with other '
-            'target_modules?'
-        )
-    for name, parameter in expected.items():
-        if parameter.shape != weights[name].shape:
-            raise AdapterError(
-                f'adapter {source}: {name} has shape {tuple(weights[name].shape)}, the model expects '
-                f'{tuple(parameter.shape)}. It was trained on another base or with another rank.'
-            )
-        # NaN would make every prediction empty.
-        if not weights[name].is_floating_point() or not weights[name].float().isfinite().all():
-            raise AdapterError(
-                f'adapter {source}: {name} holds values that are NaN, infinite or integers, which nothing can be '
-                'predicted with. It is damaged, or its training diverged: take another, or an earlier checkpoint.'
-            )
-    with torch.no_grad():
-        for name, parameter in expected.items():
-            parameter.copy_(weights[name])
 
 
 def save(
@@ -181,7 +151,7 @@ def save(
     config = model.peft_config['default']
     config.base_model_name_or_path, config.revision = base_name, revision
     training, config.inference_mode = config.inference_mode, True
-    weights = {name: weight.detach().cpu().contiguous() for name, weight in _named_weights(model).items()}
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in named_weights(model).items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # The name by which crack_plugin.files recognises what a killed process leaves behind.
@@ -222,62 +192,53 @@ class Snapshot(NamedTuple):
 
 def snapshot(model: PeftModel) -> Snapshot:
     """Copy the adapters of ``model``."""
-    weights = {name: weight.detach().cpu().clone() for name, weight in _named_weights(model).items()}
+    weights = {name: weight.detach().cpu().clone() for name, weight in named_weights(model).items()}
     return Snapshot(LoraConfig(**model.peft_config['default'].to_dict()), weights)
 
 
-def merge_into(base: nn.Module, adapter: Snapshot) -> Any:
+def merge_into(base: nn.Module, adapter: Snapshot, is_initial: bool = True) -> Any:
     """Merge adapters in fp32 into their base, which has all its modules, and return it.
+
+    Args:
+        base: Without adapters.
+        adapter: Of that base.
+        is_initial: Whether its weights are those before the adapters were made: some initialisations ('pissa',
+            'olora') take from the base's weights what they put into the adapters.
 
     Raises:
         AdapterError: The adapters do not fit, or a weight would become NaN or infinite.
     """
-    adapted = get_peft_model(base.float(), adapter.config)
+    config = adapter.config if is_initial else replace(adapter.config, init_lora_weights=True)
+    adapted = get_peft_model(base.float(), config)
     load_weights(adapted, adapter.weights, 'in memory')
     return merge(adapted)
 
 
-def follow_input_precision(model: nn.Module) -> None:
-    """Let fp32 adapters on low-precision layers compute in the layers' precision, by casting their few weights.
-
-    PEFT casts the input instead, once for each adapter that reads it: three fp32 copies of every hidden state, kept for
-    the backward pass, and fp32 products. Variants of LoRA (DoRA, ...) are left as PEFT computes them.
-    """
-    for layer in model.modules():
-        if not isinstance(layer, Linear) or layer.lora_variant:
-            continue
-        # peft.helpers.disable_input_dtype_casting sets the same, within a context only.
-        layer.cast_input_dtype_enabled = False
-        for name in layer.lora_A:
-            layer.lora_A[name] = _CastingLinear.from_linear(layer.lora_A[name])
-            layer.lora_B[name] = _CastingLinear.from_linear(layer.lora_B[name])
-
-
-class _CastingLinear(nn.Linear):
-    """A linear layer that casts its weights to its input's precision."""
-
-    @classmethod
-    def from_linear(cls, linear: Any) -> '_CastingLinear':
-        """A layer with the same parameters as ``linear``: not copies."""
-        casting = cls(linear.in_features, linear.out_features, bias=False, device='meta')
-        casting.weight, casting.bias = linear.weight, linear.bias
-        return casting.train(linear.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+def train_all(model: nn.Module) -> None:
+    """Let every weight train, but those that a saved module has taken the place of."""
+    model.requires_grad_(True)
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            module.original_module.requires_grad_(False)
 
 
 def set_training(model: nn.Module, mode: bool) -> None:
-    """Put the adapters' dropout, and nothing else, into training or evaluation mode."""
+    """Put the adapters' dropout and the saved modules, and nothing else, into training or evaluation mode."""
     for module in model.modules():
         if isinstance(module, LoraLayer):
+            # Variants of LoRA (DoRA, ...) ask the layer itself whether to drop out. Its base layer stays as it is.
+            module.training = mode
             module.lora_dropout.train(mode)
+        elif isinstance(module, ModulesToSaveWrapper):
+            module.modules_to_save.train(mode)
 
 
 def has_adapter(module: nn.Module) -> bool:
-    """Whether any layer inside ``module`` carries an adapter."""
-    return any(isinstance(child, LoraLayer) for child in module.modules())
+    """Whether anything inside ``module``, part of a model with nothing but adapters to train, belongs to an adapter."""
+    kinds = (LoraLayer, ModulesToSaveWrapper)
+    return any(isinstance(child, kinds) for child in module.modules()) or any(
+        parameter.requires_grad for parameter in module.parameters()
+    )
 
 
 def is_adapted(model: nn.Module) -> TypeGuard[PeftModel]:
@@ -288,12 +249,6 @@ def is_adapted(model: nn.Module) -> TypeGuard[PeftModel]:
 def base_model(model: nn.Module) -> Any:
     """The Hugging Face model, with adapters in place if there are any."""
     return model.get_base_model() if is_adapted(model) else model
-
-
-def base_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Weights of the base model under its own names, without the adapters'."""
-    state = base_model(model).state_dict()
-    return {name.replace('.base_layer.', '.'): value for name, value in state.items() if 'lora_' not in name}
 
 
 def check_base(made_for: str | None, base_hash: str, source: str) -> None:
@@ -324,19 +279,32 @@ def _check_lora(lora: Mapping[str, Any]) -> str:
     return source
 
 
-def _refuse_base_weights(model: PeftModel, source: str) -> None:
-    trained = [name for name, value in model.named_parameters() if value.requires_grad and 'lora_' not in name]
-    if trained:
+def _prepare(model: PeftModel, source: str) -> None:
+    """Refuse what could not be saved, or would not be computed; hold the adapter's weights in fp32.
+
+    Raises:
+        AdapterError: A module to save has another one, or LoRA, inside; or weights train that no folder would hold.
+    """
+    for name, wrapper in model.get_base_model().named_modules():
+        if not isinstance(wrapper, ModulesToSaveWrapper):
+            continue
+        # PEFT hangs the inner one beside the module to save, which goes on without it.
+        kinds = (LoraLayer, ModulesToSaveWrapper)
+        inside = [child for child, module in wrapper.named_modules() if child and isinstance(module, kinds)]
+        if inside:
+            raise AdapterError(
+                f'{source}: modules_to_save has {name}, and there is a module to save, or LoRA, inside it '
+                f'({len(inside)} in all). It trains entirely as it is: write longer names into modules_to_save (a name '
+                'matches every module whose name ends in it), or add what is inside to exclude_modules.'
+            )
+    keys = weight_keys(model)
+    unsaved = [name for name, value in model.named_parameters() if value.requires_grad and name not in keys]
+    if unsaved:
         raise AdapterError(
-            f'{source} trains {len(trained)} weights of the base too, the first is {trained[0]}, which checkpoints of '
-            "adapters do not hold. Remove `bias` and `modules_to_save`, or train everything with trainable='all'."
+            f'{source} trains {len(unsaved)} weights that an adapter folder does not hold, the first is {unsaved[0]}. '
+            "Choose another kind of LoRA, or train everything with trainable='all'."
         )
-
-
-def _named_weights(model: PeftModel) -> dict[str, Tensor]:
-    """Adapter weights under the names of ``adapter_model.safetensors``, as the parameters themselves."""
-    parameters = dict(model.named_parameters())
-    return get_peft_model_state_dict(model, state_dict=parameters, adapter_name='default', save_embedding_layers=False)
+    keep_in_fp32(model, keys)
 
 
 def _adapter_folder(adapter: str | Path) -> Path:
@@ -406,8 +374,11 @@ def _read_weights(folder: Path) -> tuple[dict[str, Tensor], str | None]:
 
 def _use_dropout_of(wanted: LoraConfig, config: LoraConfig, folder: Path) -> None:
     """Set the dropout of a saved adapter's ``config`` to the one ``wanted``, and log what else differs."""
-    config.lora_dropout = wanted.lora_dropout
-    names = ('r', 'lora_alpha', 'target_modules', 'bias', 'use_rslora', 'use_dora', 'rank_pattern', 'alpha_pattern')
+    # On single parameters (target_parameters) PEFT has none.
+    if not config.target_parameters:
+        config.lora_dropout = wanted.lora_dropout
+    names = ('r', 'lora_alpha', 'target_modules', 'modules_to_save', 'bias', 'use_rslora', 'use_dora')
+    names += ('rank_pattern', 'alpha_pattern')
     differing = [name for name in names if getattr(config, name) != getattr(wanted, name)]
     if differing:
         values = ', '.join(f'{name}={getattr(config, name)!r} (not {getattr(wanted, name)!r})' for name in differing)

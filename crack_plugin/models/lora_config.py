@@ -37,12 +37,15 @@ _UNSUPPORTED = {
     'megatron_config': 'makes PEFT import the module that megatron_core names, and SAM 3 has no Megatron layers',
     'alora_invocation_tokens': 'looks for tokens in generated text',
     'arrow_config': 'chooses between several adapters, and there is one',
+    'monteclora_config': 'adds a loss of its own, which nothing here would add to the others',
     'layer_replication': 'repeats layers of language models',
     'trainable_token_indices': 'trains rows of the token embedding, which checkpoints of adapters do not hold',
 }
 """Arguments of ``LoraConfig`` that are refused if they are set, and why."""
 _NEEDS_DATA = {'corda': 'preprocess_corda', 'eva': 'initialize_lora_eva_weights', 'lora_ga': 'preprocess_loraga'}
 """Values of ``init_lora_weights`` that are computed from data by a function of PEFT that is not called here."""
+_RANDOM = 'pissa_niter_'
+"""Start of values of ``init_lora_weights`` that change the base's weights by what random numbers decide."""
 _READS_FILES = ('cache_file', 'covariance_file')
 """Entries of initialisations' options that name files for PEFT to unpickle."""
 
@@ -113,12 +116,17 @@ def check_arguments(arguments: Mapping[str, Any], source: str) -> None:
 
 
 def check_initialisation(arguments: Mapping[str, Any], source: str) -> None:
-    """Refuse initialisations of new adapters that need data: when a model is built, there is none.
+    """Refuse initialisations of new adapters that need data, of which there is none here, or cannot be repeated.
 
     Raises:
         AdapterError: ``init_lora_weights`` is one of them.
     """
     kind = str(arguments.get('init_lora_weights')).lower()
+    if kind.startswith(_RANDOM):
+        raise AdapterError(
+            f'{source}: init_lora_weights={kind!r} changes the weights of the base by random numbers, so that no '
+            "checkpoint or adapter could be loaded again. Choose 'pissa', which computes the same without them."
+        )
     if kind in _NEEDS_DATA:
         raise AdapterError(
             f'{source}: init_lora_weights={kind!r} is computed from data, by {_NEEDS_DATA[kind]} of PEFT, which is not '
@@ -150,8 +158,9 @@ def read_config(folder: Path) -> LoraConfig:
     except BAD_VALUE_ERRORS as error:
         raise AdapterError(f'{path} is not a PEFT configuration: {error}') from error
     assert isinstance(config, LoraConfig)
-    if str(config.init_lora_weights).lower() in _NEEDS_DATA:
-        if str(config.init_lora_weights).lower() != 'eva':
+    kind = str(config.init_lora_weights).lower()
+    if kind in _NEEDS_DATA or kind.startswith(_RANDOM):
+        if kind != 'eva':
             raise AdapterError(
                 f'{path}: with init_lora_weights={config.init_lora_weights!r} the adapter belongs to base weights that '
                 'its training changed. Save it with path_initial_model_for_weight_conversion: that makes it plain LoRA.'

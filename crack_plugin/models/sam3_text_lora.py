@@ -19,6 +19,8 @@ from torch import Tensor
 
 from crack_plugin.losses import build_losses, decode_losses
 from crack_plugin.models import adapters, arguments, logits, precision, semantic_path, sliding, trained_weights
+from crack_plugin.models.adapter_precision import lower_precision
+from crack_plugin.models.adapter_weights import base_weights, weight_keys
 from crack_plugin.models.base import PREPROCESSOR, load_base, refuse_full_folder, save_base, shared_base_hash
 from crack_plugin.models.base_files import split_revision
 from crack_plugin.models.lora_config import REFERENCE_LORA, AdapterError
@@ -38,7 +40,8 @@ class SAM3TextLoRA(EncoderDecoder):
             ``seed``, ``model_type``) for a random model.
         prompts: One text prompt per foreground class, in the order of the dataset's classes.
         data_preprocessor: Defaults to SAM 3's own normalisation.
-        lora: Arguments of ``peft.LoraConfig``; None for no adapters (zero-shot).
+        lora: Arguments of ``peft.LoraConfig``; None for no adapters (zero-shot). ``modules_to_save`` and ``bias`` train
+            weights of the base beside the adapters; both are saved with them.
         adapter: PEFT adapter folder to start from, ours or one saved by plain PEFT.
         trainable: 'lora' trains the adapters, 'all' every weight of the semantic path.
         image_size: Side in pixels of the square that images are stretched to; None for the base's own (1008).
@@ -366,10 +369,10 @@ class SAM3TextLoRA(EncoderDecoder):
         complete, tokenizer = load_base(self.base, self.image_size)
         # Frozen weights are those of the stored base; the model's may be rounded (dtype).
         if self.trainable == 'all':
-            complete.load_state_dict({**complete.state_dict(), **adapters.base_weights(self.sam3)})
+            complete.load_state_dict({**complete.state_dict(), **base_weights(self.sam3)})
         adapter = adapters.snapshot(self.sam3) if adapters.is_adapted(self.sam3) else self._merged
         if adapter is not None:
-            complete = adapters.merge_into(complete, adapter)
+            complete = adapters.merge_into(complete, adapter, is_initial=self.trainable == 'lora')
         save_base(complete, tokenizer, folder, self.data_preprocessor)
 
     def _configure_path(self) -> None:
@@ -378,7 +381,8 @@ class SAM3TextLoRA(EncoderDecoder):
         self._set_trainable()
         # Before the precision is lowered, and before anything is compiled: the text encoder is dropped then.
         self._encode_frozen_prompts()
-        self._lower_precision()
+        if self.dtype is not None:
+            lower_precision(self.sam3, self.dtype, {key.removeprefix('sam3.') for key in self._adapter_keys})
         semantic_path.share_rotary_embeddings(self.model)
         semantic_path.checkpoint_activations(self.model, self._checkpointed_parts)
         self._compiled = semantic_path.compile_model(self.model, self._compile_options)
@@ -396,8 +400,8 @@ class SAM3TextLoRA(EncoderDecoder):
     def _set_trainable(self) -> None:
         """Decide what requires a gradient: not an adapter without a path to the output, which DDP would wait for."""
         if self.trainable == 'all':
-            self.model.requires_grad_(True)
-        self._adapter_keys = {f'sam3.{name}' for name, parameter in self.sam3.named_parameters() if 'lora_' in name}
+            adapters.train_all(self.sam3)
+        self._adapter_keys = {f'sam3.{name}' for name in weight_keys(self.sam3)}
         for name in self._unused:
             self.model.get_submodule(name).requires_grad_(False)
 
@@ -416,11 +420,6 @@ class SAM3TextLoRA(EncoderDecoder):
 
     def _has_adapter(self, module: str) -> bool:
         return adapters.has_adapter(self.model.get_submodule(module))
-
-    def _lower_precision(self) -> None:
-        if self.dtype is not None:
-            precision.cast_frozen(self.sam3, self.dtype, {key.removeprefix('sam3.') for key in self._adapter_keys})
-            adapters.follow_input_precision(self.sam3)
 
     def _compiled_or_plain(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """``function`` of the semantic path, compiled if that was asked for."""

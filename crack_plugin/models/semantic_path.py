@@ -92,8 +92,16 @@ def unused_modules(model: Sam3) -> list[str]:
     unused = [f'vision_encoder.neck.fpn_layers.{levels - 1}']
     for step in range(levels - 2, steps):
         unused += [f'mask_decoder.pixel_decoder.conv_layers.{step}', f'mask_decoder.pixel_decoder.norms.{step}']
-    present = dict(model.named_modules())
-    return [name for name in (*UNUSED, *unused) if name in present]
+    return [name for name in (*UNUSED, *unused) if _has_submodule(model, name)]
+
+
+def _has_submodule(model: Sam3, name: str) -> bool:
+    """Whether there is such a module, be it inside one that PEFT has put another in the place of."""
+    try:
+        model.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
 
 
 def drop_modules(model: Sam3, names: Sequence[str]) -> None:
@@ -135,7 +143,10 @@ def share_rotary_embeddings(model: Sam3) -> None:
     There are two kinds of layers: those that attend in windows, and those that attend to the whole image.
     """
     tables: dict[int, nn.Module] = {}
-    for layer in model.vision_encoder.backbone.layers:
+    # Not layers by their index: a wrapper of PEFT may stand there.
+    for layer in model.vision_encoder.backbone.modules():
+        if 'rotary_emb' not in dict(layer.named_children()):
+            continue
         if layer.window_size not in tables:
             tables[layer.window_size] = _RotaryTable(*layer.rotary_emb(layer.position_ids, layer.position_ids))
         layer.rotary_emb = tables[layer.window_size]

@@ -35,15 +35,18 @@ def find_untrained(sam3: nn.Module, trainable: str, adapter_keys: Collection[str
         return names
     parents = tuple(f'{name}.' for name in unused)
     prefix = 'sam3.base_model.model.' if adapters.is_adapted(sam3) else 'sam3.'
-    return {name for name in names if name.removeprefix(prefix).startswith(parents)}
+    return {name for name in names if name.removeprefix(prefix).startswith(parents) or '.original_module.' in name}
 
 
 def log_parameters(segmentor: Any, adapter_keys: Collection[str]) -> None:
     """Log how many parameters there are, how many are adapters, and how many train."""
     total = sum(parameter.numel() for parameter in segmentor.parameters())
     training = sum(parameter.numel() for parameter in segmentor.parameters() if parameter.requires_grad)
-    adapter = sum(parameter.numel() for name, parameter in segmentor.named_parameters() if name in adapter_keys)
+    sizes = {name: value.numel() for name, value in segmentor.named_parameters() if name in adapter_keys}
+    adapter, beside = sum(sizes.values()), sum(size for name, size in sizes.items() if 'lora_' not in name)
     line = f'SAM3TextLoRA: {total:,} parameters, {adapter:,} of them adapters, {training:,} train'
+    if beside:
+        line += f'; {beside:,} of the adapters are biases and saved modules, not LoRA'
     if segmentor.trainable == 'lora' and adapter > training:
         line += f'; {adapter - training:,} adapter parameters have no path to the output and are held fixed'
     print_log(line, logger='current')

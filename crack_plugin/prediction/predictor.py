@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from crack_plugin.errors import CrackPluginError
 from crack_plugin.models import SAM3TextLoRA
-from crack_plugin.models.adapters import base_weights, is_adapted
+from crack_plugin.models.adapter_weights import base_weights
+from crack_plugin.models.adapters import is_adapted
 from crack_plugin.models.strips import strips
 
 

@@ -305,6 +305,7 @@ def test_other_kinds_of_adapters_are_refused(base: str, tmp_path: Path, kind: An
         ({'init_lora_weights': 'loftq', 'loftq_config': {'loftq_bits': 4}}, 'refused by PEFT'),
         ({'alora_invocation_tokens': [1]}, 'generated text'),
         ({'arrow_config': {}}, 'several adapters'),
+        ({'monteclora_config': {}}, 'a loss of its own'),
         ({'trainable_token_indices': [1]}, 'token embedding'),
         ({'task_type': 'CAUSAL_LM'}, 'task CAUSAL_LM'),
     ],

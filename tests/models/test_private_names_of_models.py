@@ -223,7 +223,7 @@ def test_no_other_private_name_is_used() -> None:
 
 
 def test_one_place_for_each_library() -> None:
-    """Modules and weights of SAM 3 are named in two files: its path, Meta's checkpoints. PEFT's: in two others."""
+    """Modules and weights of SAM 3 are named in two files: its path, Meta's checkpoints. PEFT's: in four others."""
     submodules = re.compile(r'vision_encoder|mask_decoder|detr_encoder|\.text_encoder\b')
     sam3, peft = set(), set()
     for path in MODELS.glob('*.py'):
@@ -231,7 +231,7 @@ def test_one_place_for_each_library() -> None:
         sam3 |= {path.name} if submodules.search(code) else set()
         peft |= {path.name} if re.search(r'^\s*(from|import) peft', code, re.MULTILINE) else set()
     assert sam3 == {'semantic_path.py', 'meta_checkpoint.py'}
-    assert peft == {'adapters.py', 'lora_config.py'}
+    assert peft == {'adapters.py', 'adapter_precision.py', 'adapter_weights.py', 'lora_config.py'}
 
 
 def _without_docstrings(text: str) -> str:

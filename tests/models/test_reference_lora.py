@@ -11,6 +11,7 @@ from reference import LORA as PLAIN_LORA
 from transformers import Sam3Config
 from transformers.models.sam3.modeling_sam3 import Sam3Model
 
+from crack_plugin.models import SAM3TextLoRA, semantic_path
 from crack_plugin.models.lora_config import REFERENCE_LORA
 
 
@@ -54,3 +55,20 @@ def test_configs_that_adapt_fewer_modules(name: str, left_out: str, reference_mo
     adapted = {module for module in reference_modules if re.fullmatch(pattern, module)}
     assert adapted
     assert reference_modules - adapted == {module for module in reference_modules if re.fullmatch(left_out, module)}
+
+
+def test_configs_that_adapt_other_modules() -> None:
+    """Every linear layer but those whose adapters would have no path to the output, and of the MLPs the same."""
+    with torch.device('meta'):
+        sam3 = Sam3Model(Sam3Config())
+        lora = Config.fromfile(CONFIGS / 'sam3_lora_crack_all_linear.py').model.lora
+        model = SAM3TextLoRA(base={}, lora=lora.to_dict())
+    linear = {name for name, module in sam3.named_modules() if isinstance(module, torch.nn.Linear)}
+    parts = tuple(f'{name}.' for name in semantic_path.unused_modules(sam3))
+    alive = {name for name in linear if not f'{name}.'.startswith(parts)}
+    keys = {key.removeprefix('sam3.base_model.model.') for key in model.state_dict()}
+    assert {key.partition('.lora_')[0] for key in keys} == alive
+    mlp = Config.fromfile(CONFIGS / 'sam3_lora_crack_mlp.py').model.lora.target_modules
+    assert {name for name in linear if re.fullmatch(mlp, name)} == {
+        name for name in alive if name.rpartition('.')[2] in ('fc1', 'fc2')
+    }
