@@ -1,26 +1,18 @@
 """The files of a base model, in a folder or on the Hugging Face hub: found and checked before the model is built."""
 
 import json
-import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    StrictDataclassError,
-)
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import Sam3Config
 from transformers.models.sam3.modeling_sam3 import Sam3Model
 
+from crack_plugin import hub
 from crack_plugin.errors import CrackPluginError
 
 CONFIG_FILE = 'config.json'
@@ -31,7 +23,6 @@ _KINDS = ('F64', 'F32', 'F16', 'BF16')
 """Types of weights, as safetensors names them."""
 _PICKLED = 'pytorch_model*.bin'
 _SMALL_FILES = (CONFIG_FILE, _INDEX_FILE, 'pytorch_model.bin.index.json', *TOKENIZER_FILES)
-_HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?')
 _LFS_POINTER = b'version https://git-lfs.github.com/spec/'
 _WHAT_TO_GIVE = (
     f'Give a folder that Sam3Model.save_pretrained wrote ({CONFIG_FILE} and {WEIGHTS_FILE}), or the hub id '
@@ -61,10 +52,10 @@ def split_revision(base: str) -> tuple[str, str | None]:
         return str(path), None
     if path.is_file():
         raise BaseModelError(f'base={base!r} is a file. {_advice_for_file(path)}')
-    name, separator, revision = base.partition('@')
-    if not _HUB_ID.fullmatch(name) or (separator and not revision):
+    on_hub = hub.split_revision(base)
+    if on_hub is None:
         raise BaseModelError(f'base={base!r} is not a folder. {_WHAT_TO_GIVE}')
-    return name, revision or None
+    return on_hub
 
 
 def fetch(base: str) -> Path:
@@ -210,56 +201,11 @@ def loading_failed(base: str, error: Exception) -> str:
     return f'base={base!r} could not be read as a SAM 3: {_first_line(error)} {_WHAT_TO_GIVE}'
 
 
-def _download(base: str, name: str, revision: str | None, patterns: Any) -> Path:
+def _download(base: str, name: str, revision: str | None, patterns: Iterable[str]) -> Path:
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
-    except (OSError, EntryNotFoundError, ValueError) as error:
-        raise BaseModelError(_download_failed(base, name, revision, error)) from error
-
-
-def _download_failed(base: str, name: str, revision: str | None, error: Exception) -> str:
-    """Why the hub refused, in its own words, and what to do."""
-    causes = list(_causes(error))
-    refusal = next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)
-    reason = getattr(refusal, 'server_message', None) or str(causes[-1])
-    start = f'base={base!r} could not be downloaded from the Hugging Face hub: {" ".join(reason.split()).rstrip(".")}.'
-    status = getattr(getattr(refusal, 'response', None), 'status_code', None)
-    if 'invalid credentials' in reason.lower() or 'invalid user token' in reason.lower():
-        return (
-            f'{start} The access token on this machine is wrong or has expired: make one at '
-            'https://huggingface.co/settings/tokens and run `hf auth login` (the environment variable HF_TOKEN, if '
-            'set, takes precedence).'
-        )
-    if isinstance(refusal, GatedRepoError):
-        if 'awaiting' in reason.lower():
-            return (
-                f'{start} The licence of {name} has been accepted, and its owner has not answered yet: see '
-                'https://huggingface.co/settings/gated-repos, and try again later.'
-            )
-        return (
-            f'{start} It is a gated model: accept its licence at https://huggingface.co/{name}, then run `hf auth '
-            'login` with your token. On a machine without network, copy the model folder there and set base to it.'
-        )
-    if isinstance(refusal, RevisionNotFoundError):
-        return f'{start} {name} has no branch, tag or commit {revision!r}: see https://huggingface.co/{name}/commits.'
-    if isinstance(refusal, RepositoryNotFoundError):
-        return (
-            f'{start} There is no folder {name!r} here either (relative paths start at {Path.cwd()}). Mind the '
-            'spelling; for a private repository run `hf auth login` with a token that may read it.'
-        )
-    if status is not None and status != 401:
-        return f'{start} Try again later, or copy the model folder here and set base to its path.'
-    return (
-        f'{start} There is no folder {name!r} here either. SAM 3 is a gated model: accept its licence at '
-        'https://huggingface.co/facebook/sam3, then run `hf auth login` with your token. On a machine without network, '
-        'copy the model folder there and set base to its path.'
-    )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
+        return hub.download(base, name, revision, patterns, argument='base')
+    except hub.HubError as error:
+        raise BaseModelError(str(error)) from error
 
 
 def _weight_files(base: str, folder: Path) -> Iterator[Path]:
