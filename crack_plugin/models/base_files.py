@@ -30,6 +30,10 @@ _WHAT_TO_GIVE = (
 )
 
 
+EMBEDDED = 'crack_plugin::sam3_tiny'
+"""The base that comes with the package, by a name that is the same on every machine."""
+
+
 class BaseModelError(CrackPluginError, OSError):
     """The base model could not be read; the message says what to do."""
 
@@ -38,7 +42,7 @@ def split_revision(base: str) -> tuple[str, str | None]:
     """Split ``base`` into its name and revision.
 
     Args:
-        base: A folder, or a hub id, optionally followed by ``@`` and a branch, tag or commit.
+        base: A folder, or a hub id, optionally followed by ``@`` and a branch, tag or commit; or :data:`EMBEDDED`.
 
     Returns:
         The folder with ``~`` expanded, or the hub id; and the revision, None for the default.
@@ -46,7 +50,7 @@ def split_revision(base: str) -> tuple[str, str | None]:
     Raises:
         BaseModelError: It is neither.
     """
-    path = Path(base).expanduser()
+    path = embedded_folder() if base == EMBEDDED else Path(base).expanduser()
     if path.is_dir():
         # A folder may have an @ in its name.
         return str(path), None
@@ -56,6 +60,13 @@ def split_revision(base: str) -> tuple[str, str | None]:
     if on_hub is None:
         raise BaseModelError(f'base={base!r} is not a folder. {_WHAT_TO_GIVE}')
     return on_hub
+
+
+def embedded_folder() -> Path:
+    """The folder that :data:`EMBEDDED` names: of an installation, or of a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / '.mim' / 'configs' / 'sam3_tiny'
+    return installed if installed.is_dir() else package.parent / 'configs' / 'sam3_tiny'
 
 
 def fetch(base: str) -> Path:
