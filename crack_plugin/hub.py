@@ -70,9 +70,10 @@ def download(given: str, name: str, revision: str | None, patterns: Iterable[str
 def reason_of(error: BaseException) -> tuple[HfHubHTTPError | None, str]:
     """The hub's refusal among the causes of ``error``, if it is one, and the reason in its own words."""
     causes = list(_causes(error))
-    refusal = next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)
-    reason = getattr(refusal, 'server_message', None) or str(causes[-1]) or type(causes[-1]).__name__
-    return refusal, ' '.join(reason.split()).rstrip('.')
+    refusals = [cause for cause in causes if isinstance(cause, HfHubHTTPError)]
+    said = next((refusal.server_message for refusal in refusals if refusal.server_message), None)
+    reason = said or str(causes[-1]) or type(causes[-1]).__name__
+    return next(iter(refusals), None), ' '.join(reason.split()).rstrip('.')
 
 
 def status_of(refusal: HfHubHTTPError | None) -> int | None:

@@ -96,6 +96,8 @@ def inject_from(model: nn.Module, folder: str | Path, lora: Mapping[str, Any] | 
     config = lora_config.read_config(folder)
     check_base(made_for, base_hash, str(folder))
     config.inference_mode = False
+    # PEFT warns if the base has another name here; its hash has been compared.
+    config.base_model_name_or_path = None
     if lora is not None:
         source = _check_lora(lora)
         try:

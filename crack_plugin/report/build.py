@@ -47,7 +47,8 @@ def build_report(
     Args:
         work_dir: Work directory of the training.
         cfg: Its config; None for the one in ``work_dir``.
-        checkpoint: None for the best one in ``work_dir``, or else the last.
+        checkpoint: None for the best one in ``work_dir``, or else the last; without a model, a
+            report for others needs none.
         zero_shot: Result of ``tools/test.py`` without training, for the first row of the table; None to run it now.
         examples: Number of images in each group.
         device: Where to run the model; None for the first GPU, or else the CPU.
@@ -67,7 +68,8 @@ def build_report(
     rows, axis = load_history(work_dir)
     cfg = load_config(work_dir) if cfg is None else cfg
     init_default_scope(cfg.get('default_scope', 'mmseg'))
-    checkpoint = checkpoint or _find_checkpoint(work_dir)
+    if checkpoint is None and (run_model or shown is None):
+        checkpoint = _find_checkpoint(work_dir)
     dataset = count_images(cfg)
     report = TrainingReport(
         title=f'Crack segmentation: {work_dir.resolve().name}',
@@ -81,7 +83,7 @@ def build_report(
     )
     folder = folder or work_dir / 'report'
     folder.mkdir(exist_ok=True)
-    if run_model:
+    if run_model and checkpoint is not None:
         _evaluate_into(report, cfg, checkpoint, folder, examples, device)
     else:
         _leave_out(report, 'the report was made with --no-evaluation')

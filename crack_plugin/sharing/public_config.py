@@ -52,9 +52,8 @@ def public_config(cfg: Config, base: str) -> Config:
     content['model']['base'] = base
     if not is_public_base(cfg.model.get('adapter')):
         content['model'].pop('adapter', None)
-    shared = Config(content)
-    shared.filename = cfg.filename
-    return shared
+    # A text, or mmengine would read the file again.
+    return Config(content, filename=cfg.filename, cfg_text='for others')
 
 
 def _public(value: Any, key: str = '') -> Any:
