@@ -68,7 +68,9 @@ class StandInHub(ThreadingHTTPServer):
 
     def use_here(self, monkeypatch: pytest.MonkeyPatch, home: Path, token: str = '') -> None:
         """Let this process talk to it."""
+        template = f'{self.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}'
         monkeypatch.setattr('huggingface_hub.constants.ENDPOINT', self.url)
+        monkeypatch.setattr('huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE', template)
         monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(home / 'hub'))
         monkeypatch.setattr('huggingface_hub.constants.HF_TOKEN_PATH', str(home / 'token'))
         monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', False)

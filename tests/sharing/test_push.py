@@ -288,16 +288,27 @@ def test_refusals_of_the_hub(
     assert 'wrong or has expired' in said('hf_wrong', REPO)
     assert "You don't have the rights" in said('hf_other', REPO) and 'hf auth whoami' in said('hf_read', REPO)
     assert 'did not write: model.safetensors' in said('hf_write', f'{OWNER}/other')
-    hub.is_down = True
-    assert 'down for maintenance' in said('hf_write', REPO)
-    hub.is_down = False
     assert REPO not in hub.repositories
     tool([str(work_dir), REPO])
     (work_dir / 'hub.json').unlink()
     assert 'is private, which an upload does not change: leave --public out' in said('hf_write', REPO, '--public')
+
+
+@pytest.mark.slow
+def test_hub_that_is_down(
+    work_dir: Path,
+    tool: Callable[..., None],
+    hub: StandInHub,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """huggingface_hub tries several times."""
+    hub.use_here(monkeypatch, work_dir.parent / 'hf', 'hf_write')
+    hub.is_down = True
+    assert 'down for maintenance' in refusal(lambda: tool([str(work_dir), REPO]), capsys)
+    assert REPO not in hub.repositories
     monkeypatch.setattr('huggingface_hub.constants.ENDPOINT', 'http://127.0.0.1:9')
-    error = refusal(lambda: tool([str(work_dir), REPO]), capsys)
-    assert 'Is there a network?' in error
+    assert 'Is there a network?' in refusal(lambda: tool([str(work_dir), REPO]), capsys)
 
 
 @pytest.mark.slow
