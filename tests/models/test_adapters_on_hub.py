@@ -48,7 +48,7 @@ def test_revisions_and_only_its_files(hub: StandInHub, tiny_sam3: dict[str, Any]
     assert not list((tmp_path / 'hf').rglob('*.bin'))
     with pytest.raises(AdapterError, match="has no branch, tag or commit 'v9'"):
         SAM3TextLoRA(base=tiny_sam3, adapter=f'{REPO}@v9')
-    with pytest.raises(PortableError, match='has an adapter, but no crack_plugin.json'):
+    with pytest.raises(PortableError, match=r'has an adapter, but no crack_plugin\.json'):
         find(REPO)
 
 

@@ -84,5 +84,5 @@ def test_damaged_files(tmp_path: Path, content: Any, said: str) -> None:
 
 def test_adapter_without_it(tmp_path: Path) -> None:
     (tmp_path / 'adapter_config.json').write_text('{}')
-    with pytest.raises(PortableError, match='has an adapter, but no crack_plugin.json'):
+    with pytest.raises(PortableError, match=r'has an adapter, but no crack_plugin\.json'):
         portable.find(tmp_path)

@@ -21,7 +21,8 @@ def tool() -> Callable[..., None]:
 def make_work_dir(folder: Path, name: str, iou: float, **facts: Any) -> Path:
     folder.mkdir(parents=True)
     (folder / f'{name}.py').write_text(
-        f"_base_ = {str(CONFIGS / 'sam3_lora_crack.py')!r}\ntrain_dataloader = dict(dataset=dict(data_root='data/piers'))\n"
+        f'_base_ = {str(CONFIGS / "sam3_lora_crack.py")!r}\n'
+        "train_dataloader = dict(dataset=dict(data_root='data/piers'))\n"
     )
     rows = [
         {'epoch': epoch, 'iter': epoch, 'train_seconds': 90.0, 'crack/IoU': score, 'crack/Dice': 0.6, **facts}
@@ -44,8 +45,8 @@ def test_rows_are_of_the_selected_epoch(tool: Callable[..., None], tmp_path: Pat
     (work_dir / 'hub.json').write_text(json.dumps(record))
     page = tmp_path / 'zoo.md'
     tool([str(work_dir), '--output', str(page)])
-    assert cells(page, 'fast_one') == [
-        *('fast_one', 'piers', 'Fake GPU', '5,432 MiB (CUDA allocator)', '1', '52.81%', '60.00%', '-', '-'),
+    assert cells(page, r'fast\_one') == [
+        *(r'fast\_one', 'piers', 'Fake GPU', '5,432 MiB (CUDA allocator)', '1', '52.81%', '60.00%', '-', '-'),
         *('3.0 min', '849.0 M, 3.49 M', '[someone/cracks](https://huggingface.co/someone/cracks)'),
     ]
 
