@@ -123,8 +123,9 @@ def _load_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> C
     if args.config is None and args.adapter is None:
         parser.error('--config is needed, or an --adapter that tools/push_to_hub.py wrote')
     if args.adapter is not None:
-        args.adapter = str(adapters.fetch(args.adapter) if args.config else portable.find(args.adapter))
-    cfg = Config.fromfile(args.config) if args.config else portable.read_config(Path(args.adapter))
+        folder = adapters.fetch(args.adapter) if args.config else portable.find(args.adapter)
+        args.adapter = str(folder)
+    cfg = Config.fromfile(args.config) if args.config else portable.read_config(folder)
     merge_options(cfg, args.cfg_options)
     given = {'prompts': args.prompt, 'threshold': args.threshold, 'adapter': args.adapter}
     given = {name: value for name, value in given.items() if value is not None}

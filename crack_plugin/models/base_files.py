@@ -112,6 +112,7 @@ def read_config(base: str, folder: Path) -> Sam3Config:
     if not path.is_file():
         raise BaseModelError(f'base={base!r} could not be read as a SAM 3: {_missing_files(folder)} {_WHAT_TO_GIVE}')
     content = read_json(path)
+    _refuse_kernels(path, content)
     kind = content.get('model_type')
     # The hub's facebook/sam3 is a video model: the image model is its detector.
     detector = content.get('detector_config') if kind == 'sam3_video' else content
@@ -128,6 +129,22 @@ def read_config(base: str, folder: Path) -> Sam3Config:
             f'base={base!r} could not be read as a SAM 3: {path} does not describe one ({_first_line(error)}). '
             f'{_WHAT_TO_GIVE}'
         ) from error
+
+
+def _refuse_kernels(path: Path, content: Any) -> None:
+    """Refuse a configuration that makes transformers run code from the hub: an attention called ``owner/name`` is there.
+
+    Raises:
+        BaseModelError: It is such.
+    """
+    for name, value in content.items() if isinstance(content, Mapping) else enumerate(content):
+        if str(name).endswith('attn_implementation') and ('/' in str(value) or isinstance(value, Mapping)):
+            raise BaseModelError(
+                f'{path} is refused: {name}={value!r} is code on the Hugging Face hub, which transformers would run. '
+                f'Nothing of it was run. Remove {name}.'
+            )
+        if isinstance(value, (Mapping, list)):
+            _refuse_kernels(path, value)
 
 
 def check_weights(base: str, folder: Path, config: Sam3Config) -> None:

@@ -15,7 +15,7 @@ from crack_plugin.report.epoch_table import SCORES
 from crack_plugin.report.facts import duration, largest_memory
 from crack_plugin.sharing.push import RECORD
 from crack_plugin.sharing.training import SharingError, Training, read_training
-from crack_plugin.visualization.document import Heading, Table, Text, to_markdown
+from crack_plugin.visualization.document import Block, Heading, Table, Text, to_markdown
 
 COLUMNS = (
     'Config',
@@ -92,7 +92,7 @@ def write_zoo(work_dirs: Sequence[Path], page: Path) -> tuple[int, int]:
 def _split_page(page: Path) -> tuple[str, list[str], str]:
     """What is above the table, its rows, and what is below."""
     if not page.is_file():
-        blocks = [
+        blocks: list[Block] = [
             Heading('Model zoo', level=1),
             Text(
                 'A row for each config, of the epoch that was selected on the validation images. Scores are those of '

@@ -1,6 +1,7 @@
 """history.json says what happened, through kills and resumes."""
 
 import json
+import os
 import math
 import time
 from pathlib import Path
@@ -76,6 +77,10 @@ def test_a_row_an_epoch(tiny_config: Path, tmp_path: Path) -> None:
         assert row['seconds'] == pytest.approx(row['train_seconds'] + row['val_seconds'], abs=2e-3)
         assert row['peak_memory_of'] == ('CUDA allocator' if torch.cuda.is_available() else 'process')
         assert 50 < row['peak_memory_mb'] < 100_000
+        # Of the log: "880,738 parameters, 3,968 of them adapters, 2,688 train".
+        assert row['trained_parameters'] == 2688 < row['parameters'] < 880_738
+        on_gpu = torch.cuda.is_available()
+        assert row['device'] == (torch.cuda.get_device_name() if on_gpu else f'CPU, {os.cpu_count()} cores')
     assert rows[0]['lr'] > rows[1]['lr']
 
 
