@@ -132,7 +132,7 @@ def read_config(base: str, folder: Path) -> Sam3Config:
 
 
 def _refuse_kernels(path: Path, content: Any) -> None:
-    """Refuse a configuration that makes transformers run code from the hub: an attention called ``owner/name`` is there.
+    """Refuse a configuration that makes transformers run code from the hub: an attention called ``owner/name``.
 
     Raises:
         BaseModelError: It is such.
