@@ -18,6 +18,7 @@ from crack_plugin.config_options import KeyValueAction, merge_options
 from crack_plugin.cpu_processes import distribute_on_cpu
 from crack_plugin.errors import CrackPluginError, ToolError, message
 
+ADAPTER_HELP = 'PEFT adapter: a folder, or a hub id (owner/name, owner/name@revision)'
 CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 
@@ -199,7 +200,7 @@ def add_trained_model_arguments(parser: argparse.ArgumentParser, out: str, requi
     parser.add_argument('out', type=Path, help=out)
     source = parser.add_mutually_exclusive_group(required=required)
     source.add_argument('--checkpoint', type=checkpoint_file, help='checkpoint of a training')
-    source.add_argument('--adapter', type=Path, metavar='DIR', help='PEFT adapter folder')
+    source.add_argument('--adapter', metavar='DIR_OR_HUB_ID', help=ADAPTER_HELP)
     parser.add_argument(
         '--cfg-options', nargs='+', action=KeyValueAction, metavar='KEY=VALUE', help='override config values'
     )
@@ -210,7 +211,7 @@ def load_trained_config(args: argparse.Namespace) -> Config:
     cfg = Config.fromfile(args.config)
     merge_options(cfg, args.cfg_options)
     if args.adapter is not None:
-        cfg.model.adapter = str(args.adapter)
+        cfg.model.adapter = args.adapter
     return cfg
 
 

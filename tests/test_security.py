@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from mmseg.apis import init_model
 from mmseg.registry import MODELS
 from peft import PeftConfig
+from stand_in_hub import stand_in_hub
 from transformers import Sam3Config
 
 from crack_plugin.checkpoints import CheckpointError
@@ -24,6 +25,8 @@ from crack_plugin.datasets import YOLOCrackDataset
 from crack_plugin.models import SAM3TextLoRA
 from crack_plugin.models.adapters import AdapterError
 from crack_plugin.models.base import BaseModelError, load_base
+from crack_plugin.models.portable import PortableError
+from crack_plugin.prediction import Predictor
 
 
 class Payload:
@@ -192,6 +195,44 @@ def test_adapter_that_makes_peft_import_or_unpickle(
         MODELS.build({'type': 'SAM3TextLoRA', 'base': tiny_sam3, 'adapter': str(folder)})
     with pytest.raises(AdapterError, match='is refused'):
         SAM3TextLoRA(base=tiny_sam3, lora={'target_modules': ['q_proj'], **entries})
+
+
+def test_config_in_a_repository(tiny_sam3: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proof: Path) -> None:
+    """It would run where it is read as a config; a prediction from the repository does not download it."""
+    pushed = tmp_path / 'pushed'
+    SAM3TextLoRA(base=tiny_sam3).save_adapter(pushed)
+    content = f'import os\nos.mkdir({str(proof)!r})\nmodel = dict()\n'
+    for name in ('config.py', 'adapter_config.py', 'crack_plugin.py'):
+        (pushed / name).write_text(content)
+    Config.fromfile(pushed / 'config.py', lazy_import=False)
+    proof.rmdir()
+    model = {'base': 'crack_plugin::sam3_tiny', 'prompts': ['crack']}
+    description = {'format': 1, 'model': model, 'classes': ['crack'], 'fp16': False}
+    (pushed / 'crack_plugin.json').write_text(json.dumps({**description, 'custom_imports': ['crack_plugin.json']}))
+    with stand_in_hub() as hub:
+        hub.use_here(monkeypatch, tmp_path / 'hf')
+        hub.add('someone/cracks', pushed)
+        with pytest.raises(PortableError, match='holds custom_imports'):
+            Predictor.from_pretrained('someone/cracks')
+        (pushed / 'crack_plugin.json').write_text(json.dumps(description))
+        hub.add('someone/cracks', pushed)
+        # Its adapter belongs to another base, which is found out after all else was read.
+        with pytest.raises(AdapterError, match='other base weights'):
+            Predictor.from_pretrained('someone/cracks')
+    assert not list((tmp_path / 'hf').rglob('*.py'))
+
+
+def test_base_that_names_code_on_the_hub(tiny_sam3: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers downloads and runs an attention called owner/name, if the package kernels is installed."""
+    SAM3TextLoRA(base=tiny_sam3, lora=None).save_pretrained(tmp_path / 'base')
+    path = tmp_path / 'base' / 'config.json'
+    config = json.loads(path.read_text())
+    config['_attn_implementation'] = 'somebody/kernel'
+    assert Sam3Config.from_dict(config).vision_config._attn_implementation == 'somebody/kernel'
+    path.write_text(json.dumps(config))
+    monkeypatch.setattr(Sam3Config, 'from_dict', lambda *_: pytest.fail('transformers saw it'))
+    with pytest.raises(BaseModelError, match=r"attn_implementation='somebody/kernel' is code on the Hugging Face hub"):
+        load_base(str(tmp_path / 'base'))
 
 
 def test_base(tiny_sam3: dict, tmp_path: Path, proof: Path) -> None:

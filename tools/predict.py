@@ -17,7 +17,8 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from crack_plugin.cli import KeyValueAction, config_file, merge_options, readable_errors
+from crack_plugin.cli import ADAPTER_HELP, KeyValueAction, config_file, merge_options, readable_errors
+from crack_plugin.models import adapters, portable
 from crack_plugin.prediction import Predictor
 from crack_plugin.prediction.measurements import measure_all, summaries
 from crack_plugin.prediction.output import check_names, merge_adapters, predict_all
@@ -69,10 +70,10 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str | Non
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('images', nargs='+', help='image files, folders, quoted patterns, videos')
-    parser.add_argument('--config', type=config_file, required=True, help='config file')
+    parser.add_argument('--config', type=config_file, help="config file; may be left out with a pushed --adapter's own")
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument('--checkpoint', type=_existing_file, help='checkpoint file (.pth)')
-    weights.add_argument('--adapter', type=_existing_folder, metavar='DIR', help='PEFT adapter folder')
+    weights.add_argument('--adapter', metavar='DIR_OR_HUB_ID', help=ADAPTER_HELP)
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder to write to')
     parser.add_argument(
         '--prompt', nargs='+', metavar='TEXT', help="prompts in place of the config's, one for each class; quote blanks"
@@ -110,12 +111,6 @@ def _existing_file(path: str) -> str:
     return path
 
 
-def _existing_folder(path: str) -> str:
-    if not Path(path).is_dir():
-        raise argparse.ArgumentTypeError(f'{path} is no folder')
-    return path
-
-
 def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float('inf'):
@@ -125,7 +120,12 @@ def _positive(text: str) -> float:
 
 def _load_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Config:
     """The config with all options applied."""
-    cfg = Config.fromfile(args.config)
+    if args.config is None and args.adapter is None:
+        parser.error('--config is needed, or an --adapter that tools/push_to_hub.py wrote')
+    if args.adapter is not None:
+        folder = adapters.fetch(args.adapter) if args.config else portable.find(args.adapter)
+        args.adapter = str(folder)
+    cfg = Config.fromfile(args.config) if args.config else portable.read_config(folder)
     merge_options(cfg, args.cfg_options)
     given = {'prompts': args.prompt, 'threshold': args.threshold, 'adapter': args.adapter}
     given = {name: value for name, value in given.items() if value is not None}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmseg.registry import HOOKS
+from torch import nn
 
 from crack_plugin.errors import CrackPluginError
 from crack_plugin.files import write_atomically
@@ -40,6 +42,8 @@ class HistoryHook(Hook):
       had spent on it.
     - 'peak_memory_mb' (MiB, the largest over ranks), and in 'peak_memory_of' what it is of: 'CUDA allocator' in the
       epoch, on the model's GPU, or without one 'process' (resident set) since it started.
+    - 'device': the GPU's product name, or the number of CPU cores; 'parameters' of the model, and how many are trained,
+      'trained_parameters'.
 
     A value that is not finite is null. A resumed run keeps the rows up to its checkpoint and writes the later ones
     anew; a run that starts from scratch begins a new file. Under ``IterBasedTrainLoop`` there is a row for each
@@ -52,6 +56,7 @@ class HistoryHook(Hook):
     def __init__(self) -> None:
         self._training = False
         self._device = torch.device('cpu')
+        self._facts: dict[str, Any] = {}
         self._peak = 0.0
         self._rows: list[dict[str, Any]] = []
 
@@ -59,6 +64,7 @@ class HistoryHook(Hook):
         """Keep the rows up to the checkpoint."""
         self._training = True
         self._device = next(runner.model.parameters()).device
+        self._facts = model_facts(runner.model)
         self._path = Path(runner.work_dir) / FILE
         self._axis = 'epoch' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iter'
         self._rows = []
@@ -124,7 +130,7 @@ class HistoryHook(Hook):
         row: dict[str, Any] = {'epoch': epoch, 'iter': iteration}
         row |= {name if name == 'lr' else f'train_{name}': _json_value(value) for name, value in means.items()}
         row['train_seconds'] = row['seconds'] = round(time.monotonic() - self._start, 3)
-        row |= self._memory()
+        row |= self._memory() | self._facts
         self._closed_iter = iteration
         runner.message_hub.update_info(ELAPSED, 0.0)
         if is_main_process():
@@ -168,6 +174,18 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
     except (json.JSONDecodeError, TypeError, AttributeError) as error:
         raise HistoryError(f'{path} is no history (a JSON list of rows): {error}. Move it away.') from error
     raise HistoryError(f"{path} is no history: a row without 'epoch' or 'iter'. Move it away.")
+
+
+def model_facts(model: nn.Module) -> dict[str, Any]:
+    """'device', 'parameters' and 'trained_parameters' of a model, see :class:`HistoryHook`."""
+    parameters = list(model.parameters())
+    device = parameters[0].device
+    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU, {os.cpu_count()} cores'
+    return {
+        'device': name,
+        'parameters': sum(parameter.numel() for parameter in parameters),
+        'trained_parameters': sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+    }
 
 
 def train_means(runner: Runner, window: int) -> dict[str, float]:

@@ -10,7 +10,6 @@ used beyond its public interface was read in peft 0.21.2: the attributes of ``Lo
 has changed.
 """
 
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from crack_plugin import hub
 from crack_plugin.files import honour_umask
 from crack_plugin.models import lora_config
 from crack_plugin.models.adapter_precision import keep_in_fp32
@@ -36,8 +36,6 @@ WEIGHTS_FILE = 'adapter_model.safetensors'
 BASE_HASH = 'base_hash'
 """Key of the base weights' hash in the metadata of ``adapter_model.safetensors``, where plain PEFT ignores it."""
 
-_HUB_ID = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
-
 
 def adapted(model: nn.Module, lora: Mapping[str, Any] | None, adapter: str | Path | None, base_hash: str) -> Any:
     """Freeze ``model`` and give it a saved adapter, else new ones, else none.
@@ -45,7 +43,7 @@ def adapted(model: nn.Module, lora: Mapping[str, Any] | None, adapter: str | Pat
     Args:
         model: The base model.
         lora: Arguments of ``peft.LoraConfig``; None for no new adapters.
-        adapter: PEFT adapter folder; None for new adapters.
+        adapter: PEFT adapter folder or hub id, see :func:`fetch`; None for new adapters.
         base_hash: Hash of the base weights.
 
     Raises:
@@ -92,18 +90,20 @@ def inject_from(model: nn.Module, folder: str | Path, lora: Mapping[str, Any] | 
 
     Args:
         model: The base model.
-        folder: PEFT adapter folder.
+        folder: PEFT adapter folder or hub id, see :func:`fetch`.
         lora: Arguments of ``peft.LoraConfig`` that the caller expected, or None.
         base_hash: Hash of the base weights, compared with the adapter's if that carries one.
 
     Raises:
         AdapterError: The folder is not an adapter, is damaged, was made for another base, or does not fit the model.
     """
-    folder = _adapter_folder(folder)
+    folder = fetch(folder)
     weights, made_for = _read_weights(folder)
     config = lora_config.read_config(folder)
     check_base(made_for, base_hash, str(folder))
     config.inference_mode = False
+    # PEFT warns if the base has another name here; its hash has been compared.
+    config.base_model_name_or_path = None
     if lora is not None:
         source = _check_lora(lora)
         try:
@@ -307,11 +307,20 @@ def _prepare(model: PeftModel, source: str) -> None:
     keep_in_fp32(model, keys)
 
 
-def _adapter_folder(adapter: str | Path) -> Path:
-    """The folder that ``adapter`` means, with ``~`` expanded.
+def fetch(adapter: str | Path) -> Path:
+    """Find an adapter: a folder, or a repository on the Hugging Face hub.
+
+    Args:
+        adapter: A folder (``~`` is expanded), or a hub id ``owner/name``, optionally followed by ``@`` and a branch,
+            tag or commit. A relative path and a hub id look alike: where the folder ``owner`` is here, the folder is
+            meant, unless a revision is given.
+
+    Returns:
+        Its folder; of a repository the one in the hub's cache.
 
     Raises:
-        AdapterError: It is not an adapter folder; the message says which of the usual mistakes it looks like.
+        AdapterError: It is not an adapter; the message says which of the usual mistakes it looks like. Or the hub
+            refused, or cannot be reached.
     """
     folder = Path(adapter).expanduser()
     if (folder / CONFIG_FILE).is_file() or (folder / WEIGHTS_FILE).is_file():
@@ -342,19 +351,33 @@ def _adapter_folder(adapter: str | Path) -> Path:
             f'{", ".join(files[:5]) if files else "is empty"}. Give the folder that save_adapter or '
             'PeftModel.save_pretrained wrote, in a work dir adapters/best.'
         )
-    if _HUB_ID.fullmatch(str(adapter)) and not folder.parent.is_dir():
-        raise AdapterError(
-            f'adapter={str(adapter)!r} is not a folder here. If it is a repository on the Hugging Face hub, fetch it '
-            f"first, `hf download {adapter} --local-dir adapter`, and give the folder: adapter='adapter'. If a "
-            f'folder was meant, note that relative paths start at {Path.cwd()}.'
-        )
+    on_hub = hub.split_revision(str(adapter))
+    if on_hub and '/' in on_hub[0] and (on_hub[1] or not folder.parent.is_dir()):
+        return _download(str(adapter), *on_hub)
     existing = next(parent for parent in folder.absolute().parents if parent.is_dir())
     nearby = get_close_matches(folder.name, [path.name for path in existing.iterdir() if path.is_dir()])
     raise AdapterError(
         f'adapter={str(adapter)!r}: there is no such folder; {existing} exists'
         + (f', with {", ".join(nearby)} in it' if nearby else '')
         + f'. Give the folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}.'
+        + (f" If a repository on the Hugging Face hub is meant, name its revision: '{adapter}@main'." if on_hub else '')
     )
+
+
+def _download(adapter: str, name: str, revision: str | None) -> Path:
+    """Download an adapter's two files into the hub's cache."""
+    try:
+        folder = hub.download(adapter, name, revision, [CONFIG_FILE, WEIGHTS_FILE], argument='adapter')
+    except hub.HubError as error:
+        raise AdapterError(str(error)) from error
+    missing = [file for file in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / file).is_file()]
+    if missing:
+        raise AdapterError(
+            f'adapter={adapter!r}: the repository on the Hugging Face hub has no {" and no ".join(missing)}, so it is '
+            f'no PEFT adapter that can be read (pickled adapter_model.bin files are not). See '
+            f'https://huggingface.co/{name}/tree/{revision or "main"}; a whole model goes to base.'
+        )
+    return folder
 
 
 def _read_weights(folder: Path) -> tuple[dict[str, Tensor], str | None]:

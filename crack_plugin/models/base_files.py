@@ -1,24 +1,16 @@
 """The files of a base model, in a folder or on the Hugging Face hub: found and checked before the model is built."""
 
 import json
-import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    StrictDataclassError,
-)
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
+from crack_plugin import hub
 from crack_plugin.errors import CrackPluginError
 from crack_plugin.models import base_types
 
@@ -30,12 +22,15 @@ _KINDS = ('F64', 'F32', 'F16', 'BF16')
 """Types of weights, as safetensors names them."""
 _PICKLED = 'pytorch_model*.bin'
 _SMALL_FILES = (CONFIG_FILE, _INDEX_FILE, 'pytorch_model.bin.index.json', *TOKENIZER_FILES)
-_HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?')
 _LFS_POINTER = b'version https://git-lfs.github.com/spec/'
 _WHAT_TO_GIVE = (
     f'Give a folder that Sam3Model.save_pretrained wrote ({CONFIG_FILE} and {WEIGHTS_FILE}), or the hub id '
     'facebook/sam3.'
 )
+
+
+EMBEDDED = 'crack_plugin::sam3_tiny'
+"""The base that comes with the package, by a name that is the same on every machine."""
 
 
 class BaseModelError(CrackPluginError, OSError):
@@ -46,7 +41,7 @@ def split_revision(base: str) -> tuple[str, str | None]:
     """Split ``base`` into its name and revision.
 
     Args:
-        base: A folder, or a hub id, optionally followed by ``@`` and a branch, tag or commit.
+        base: A folder, or a hub id, optionally followed by ``@`` and a branch, tag or commit; or :data:`EMBEDDED`.
 
     Returns:
         The folder with ``~`` expanded, or the hub id; and the revision, None for the default.
@@ -54,16 +49,23 @@ def split_revision(base: str) -> tuple[str, str | None]:
     Raises:
         BaseModelError: It is neither.
     """
-    path = Path(base).expanduser()
+    path = embedded_folder() if base == EMBEDDED else Path(base).expanduser()
     if path.is_dir():
         # A folder may have an @ in its name.
         return str(path), None
     if path.is_file():
         raise BaseModelError(f'base={base!r} is a file. {_advice_for_file(path)}')
-    name, separator, revision = base.partition('@')
-    if not _HUB_ID.fullmatch(name) or (separator and not revision):
+    on_hub = hub.split_revision(base)
+    if on_hub is None:
         raise BaseModelError(f'base={base!r} is not a folder. {_WHAT_TO_GIVE}')
-    return name, revision or None
+    return on_hub
+
+
+def embedded_folder() -> Path:
+    """The folder that :data:`EMBEDDED` names: of an installation, or of a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / '.mim' / 'configs' / 'sam3_tiny'
+    return installed if installed.is_dir() else package.parent / 'configs' / 'sam3_tiny'
 
 
 def fetch(base: str) -> Path:
@@ -112,6 +114,7 @@ def read_config(base: str, folder: Path) -> Any:
     if not path.is_file():
         raise BaseModelError(f'base={base!r} could not be read as a SAM 3: {_missing_files(folder)} {_WHAT_TO_GIVE}')
     content = read_json(path)
+    _refuse_kernels(path, content)
     kind = content.get('model_type')
     detector = content.get('detector_config') if kind == base_types.VIDEO else content
     config_class = base_types.CONFIGS.get('sam3' if kind == base_types.VIDEO else str(kind))
@@ -128,6 +131,22 @@ def read_config(base: str, folder: Path) -> Any:
             f'base={base!r} could not be read as a SAM 3: {path} does not describe one ({_first_line(error)}). '
             f'{_WHAT_TO_GIVE}'
         ) from error
+
+
+def _refuse_kernels(path: Path, content: Any) -> None:
+    """Refuse a configuration that makes transformers run code from the hub: an attention called ``owner/name``.
+
+    Raises:
+        BaseModelError: It is such.
+    """
+    for name, value in content.items() if isinstance(content, Mapping) else enumerate(content):
+        if str(name).endswith('attn_implementation') and ('/' in str(value) or isinstance(value, Mapping)):
+            raise BaseModelError(
+                f'{path} is refused: {name}={value!r} is code on the Hugging Face hub, which transformers would run. '
+                f'Nothing of it was run. Remove {name}.'
+            )
+        if isinstance(value, (Mapping, list)):
+            _refuse_kernels(path, value)
 
 
 def check_weights(base: str, folder: Path, config: Any) -> None:
@@ -214,56 +233,11 @@ def loading_failed(base: str, error: Exception) -> str:
     return f'base={base!r} could not be read as a SAM 3: {_first_line(error)} {_WHAT_TO_GIVE}'
 
 
-def _download(base: str, name: str, revision: str | None, patterns: Any) -> Path:
+def _download(base: str, name: str, revision: str | None, patterns: Iterable[str]) -> Path:
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
-    except (OSError, EntryNotFoundError, ValueError) as error:
-        raise BaseModelError(_download_failed(base, name, revision, error)) from error
-
-
-def _download_failed(base: str, name: str, revision: str | None, error: Exception) -> str:
-    """Why the hub refused, in its own words, and what to do."""
-    causes = list(_causes(error))
-    refusal = next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)
-    reason = getattr(refusal, 'server_message', None) or str(causes[-1])
-    start = f'base={base!r} could not be downloaded from the Hugging Face hub: {" ".join(reason.split()).rstrip(".")}.'
-    status = getattr(getattr(refusal, 'response', None), 'status_code', None)
-    if 'invalid credentials' in reason.lower() or 'invalid user token' in reason.lower():
-        return (
-            f'{start} The access token on this machine is wrong or has expired: make one at '
-            'https://huggingface.co/settings/tokens and run `hf auth login` (the environment variable HF_TOKEN, if '
-            'set, takes precedence).'
-        )
-    if isinstance(refusal, GatedRepoError):
-        if 'awaiting' in reason.lower():
-            return (
-                f'{start} The licence of {name} has been accepted, and its owner has not answered yet: see '
-                'https://huggingface.co/settings/gated-repos, and try again later.'
-            )
-        return (
-            f'{start} It is a gated model: accept its licence at https://huggingface.co/{name}, then run `hf auth '
-            'login` with your token. On a machine without network, copy the model folder there and set base to it.'
-        )
-    if isinstance(refusal, RevisionNotFoundError):
-        return f'{start} {name} has no branch, tag or commit {revision!r}: see https://huggingface.co/{name}/commits.'
-    if isinstance(refusal, RepositoryNotFoundError):
-        return (
-            f'{start} There is no folder {name!r} here either (relative paths start at {Path.cwd()}). Mind the '
-            'spelling; for a private repository run `hf auth login` with a token that may read it.'
-        )
-    if status is not None and status != 401:
-        return f'{start} Try again later, or copy the model folder here and set base to its path.'
-    return (
-        f'{start} There is no folder {name!r} here either. SAM 3 is a gated model: accept its licence at '
-        'https://huggingface.co/facebook/sam3, then run `hf auth login` with your token. On a machine without network, '
-        'copy the model folder there and set base to its path.'
-    )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
+        return hub.download(base, name, revision, patterns, argument='base')
+    except hub.HubError as error:
+        raise BaseModelError(str(error)) from error
 
 
 def _weight_files(base: str, folder: Path) -> Iterator[Path]:

@@ -42,7 +42,7 @@ class SAM3TextLoRA(EncoderDecoder):
         data_preprocessor: Defaults to SAM 3's own normalisation.
         lora: Arguments of ``peft.LoraConfig``; None for no adapters (zero-shot). ``modules_to_save`` and ``bias`` train
             weights of the base beside the adapters; both are saved with them.
-        adapter: PEFT adapter folder to start from, ours or one saved by plain PEFT.
+        adapter: PEFT adapter to start from, ours or plain PEFT's: a folder, or a hub id (``name@revision`` likewise).
         trainable: 'lora' trains the adapters, 'all' every weight of the semantic path.
         image_size: Side in pixels of the square that images are stretched to; None for the base's own (1008).
         dtype: Precision of the frozen weights: None for the checkpoint's, 'bfloat16' or 'float16'. Adapters and

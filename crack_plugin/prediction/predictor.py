@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from crack_plugin.errors import CrackPluginError
-from crack_plugin.models import SAM3TextLoRA
+from crack_plugin.models import SAM3TextLoRA, portable
 from crack_plugin.models.adapter_weights import base_weights
 from crack_plugin.models.adapters import is_adapted
 from crack_plugin.models.strips import strips
@@ -101,7 +101,7 @@ class Predictor:
         config: Config of a segmentor: a file, ``'crack_plugin::_base_/../NAME.py'`` for one that was installed with
             the package, or a ``Config``, which is left as it is.
         checkpoint: Its weights (.pth); None for the model as configured.
-        adapter: A PEFT adapter folder in place of a checkpoint.
+        adapter: A PEFT adapter in place of a checkpoint: a folder, or a hub id.
         device: Where to predict, such as ``'cpu'`` or ``'cuda:1'``; None for the best that is there.
         prompts: Prompts in place of the config's, one for each class; they name the classes.
 
@@ -155,6 +155,35 @@ class Predictor:
         names = [prompts, trained_on, cfg.test_dataloader.dataset.get('classes'), cfg.model.get('prompts')]
         numbers = [str(label) for label in range(1, max(self.model.out_channels, 2))]
         self.class_names = next((list(some) for some in names if some and len(some) == len(numbers)), numbers)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo: str | Path,
+        revision: str | None = None,
+        device: str | torch.device | None = None,
+        prompts: Sequence[str] | None = None,
+        base: str | Path | None = None,
+    ) -> 'Predictor':
+        """A predictor from what ``tools/push_to_hub.py`` uploaded; nothing in the repository is run.
+
+        Args:
+            repo: Hub id, ``'owner/name'`` or ``'owner/name@revision'``, or a folder with the same files.
+            revision: Branch, tag or commit; None for the default.
+            device: As of the class.
+            prompts: As of the class.
+            base: Folder of the base, on a machine that does not download it; None for the one that the repository
+                names.
+
+        Raises:
+            AdapterError: The hub refused or cannot be reached, or the adapter does not fit.
+            PortableError: The repository does not say how to predict, or what it says is refused.
+        """
+        folder = portable.find(repo, revision)
+        cfg = portable.read_config(folder)
+        if base is not None:
+            cfg.model.base = str(base)
+        return cls(cfg, adapter=folder, device=device, prompts=prompts)
 
     @property
     def has_adapters(self) -> bool:

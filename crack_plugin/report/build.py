@@ -14,7 +14,14 @@ from crack_plugin.errors import CrackPluginError
 from crack_plugin.models.base import BaseModelError
 from crack_plugin.report.epoch_table import best_row, load_test_result
 from crack_plugin.report.examples import draw_examples
-from crack_plugin.report.facts import count_images, device_name, model_size, recipe_facts, runtime_facts
+from crack_plugin.report.facts import (
+    count_images,
+    device_name,
+    model_size,
+    recipe_facts,
+    runtime_facts,
+    without_folders,
+)
 from crack_plugin.report.history import load_history
 from crack_plugin.report.training_report import TrainingReport
 from crack_plugin.report.validation import evaluate, validation_loader, zero_shot_step
@@ -32,17 +39,22 @@ def build_report(
     examples: int = 2,
     device: str | None = None,
     run_model: bool = True,
+    folder: Path | None = None,
+    shown: Config | None = None,
 ) -> Path:
-    """Write ``work_dir``/report/report.md and report.html.
+    """Write report.md and report.html.
 
     Args:
         work_dir: Work directory of the training.
         cfg: Its config; None for the one in ``work_dir``.
-        checkpoint: None for the best one in ``work_dir``, or else the last.
+        checkpoint: None for the best one in ``work_dir``, or else the last; without a model, a
+            report for others needs none.
         zero_shot: Result of ``tools/test.py`` without training, for the first row of the table; None to run it now.
         examples: Number of images in each group.
         device: Where to run the model; None for the first GPU, or else the CPU.
         run_model: False leaves out what needs the model: scores of each image, examples, and the zero-shot row.
+        folder: Where to; None for ``work_dir``/report.
+        shown: Config to tell the settings of, in a report for others, which leaves out where the images are as well.
 
     Returns:
         Folder of the report.
@@ -56,20 +68,22 @@ def build_report(
     rows, axis = load_history(work_dir)
     cfg = load_config(work_dir) if cfg is None else cfg
     init_default_scope(cfg.get('default_scope', 'mmseg'))
-    checkpoint = checkpoint or _find_checkpoint(work_dir)
+    if checkpoint is None and (run_model or shown is None):
+        checkpoint = _find_checkpoint(work_dir)
+    dataset = count_images(cfg)
     report = TrainingReport(
         title=f'Crack segmentation: {work_dir.resolve().name}',
-        recipe=recipe_facts(cfg, checkpoint),
-        dataset=count_images(cfg),
+        recipe=recipe_facts(shown or cfg, checkpoint),
+        dataset=dataset if shown is None else without_folders(dataset),
         rows=rows,
         axis=axis,
-        best=best_row(rows, *_selection(cfg)),
+        best=best_row(rows, *selection(cfg)),
         zero_shot=load_test_result(zero_shot) if zero_shot else None,
         runtime=runtime_facts(rows, axis, checkpoint),
     )
-    folder = work_dir / 'report'
+    folder = folder or work_dir / 'report'
     folder.mkdir(exist_ok=True)
-    if run_model:
+    if run_model and checkpoint is not None:
         _evaluate_into(report, cfg, checkpoint, folder, examples, device)
     else:
         _leave_out(report, 'the report was made with --no-evaluation')
@@ -105,7 +119,7 @@ def _find_checkpoint(work_dir: Path) -> Path:
     return checkpoint
 
 
-def _selection(cfg: Config) -> tuple[str, str]:
+def selection(cfg: Config) -> tuple[str, str]:
     """Metric and rule by which the training selected its best checkpoint, or the report's own."""
     hook: Mapping[str, Any] = cfg.get('default_hooks', {}).get('checkpoint') or {}
     key = hook.get('save_best')

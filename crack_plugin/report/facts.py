@@ -29,16 +29,24 @@ def count_images(cfg: Config) -> list[tuple[str, str, str]]:
     return counts
 
 
-def recipe_facts(cfg: Config, checkpoint: Path) -> Facts:
-    """Model and recipe as the config states them, and how far the checkpoint was trained."""
+def without_folders(dataset: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """What :func:`count_images` returns, without a word on where the images are."""
+    return [(split, 'not known' if ':' in count else count, '-') for split, count, _ in dataset]
+
+
+def recipe_facts(cfg: Config, checkpoint: Path | None) -> Facts:
+    """Model and recipe as the config states them, and how far the checkpoint, if there is one, was trained."""
     model, loader = cfg.model, cfg.train_dataloader
     base = model.get('base')
     head = model.get('decode_head')
     loss = head.get('loss_decode') if isinstance(head, dict) else model.get('loss_decode')
-    position = load_from_local(str(checkpoint), 'cpu')['meta']
+    trained = '-'
+    if checkpoint is not None:
+        position = load_from_local(str(checkpoint), 'cpu')['meta']
+        trained = f'{checkpoint.name} (after epoch {position["epoch"]}, iteration {position["iter"]:,})'
     rows = [
         ('Config', Path(cfg.filename).name),
-        ('Checkpoint', f'{checkpoint.name} (after epoch {position["epoch"]}, iteration {position["iter"]:,})'),
+        ('Checkpoint', trained),
         ('Model', model.type),
         ('Base', 'random weights' if isinstance(base, dict) else base),
         ('Prompts', ', '.join(repr(prompt) for prompt in model.get('prompts', [])) or '-'),
@@ -69,30 +77,34 @@ def model_size(model: Any) -> tuple[Facts, Facts]:
     return rows, [('Adapter on disk', _megabytes(size))]
 
 
-def runtime_facts(rows: Sequence[Mapping[str, Any]], axis: str, checkpoint: Path) -> Facts:
+def runtime_facts(rows: Sequence[Mapping[str, Any]], axis: str, checkpoint: Path | None) -> Facts:
     """Time, memory and disk that the training took.
 
     Args:
         rows: Of :func:`~crack_plugin.report.history.load_history`.
         axis: 'epoch' or 'iter'.
-        checkpoint: File whose size is told.
+        checkpoint: File whose size is told; None for none.
     """
     training, validation = (
         [row[key] for row in rows if row.get(key) is not None] for key in ('train_seconds', 'val_seconds')
     )
+    span = 'of an epoch' if axis == 'epoch' else 'between validations'
+    return [
+        ('Training time', duration(training)),
+        ('Validation time', duration(validation)),
+        (f'Training time, mean {span}', duration(training, mean=True)),
+        ('Peak memory', largest_memory(rows)),
+        ('Checkpoint on disk', '-' if checkpoint is None else _megabytes(checkpoint.stat().st_size)),
+    ]
+
+
+def largest_memory(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The largest peak of the training, and what it is of."""
     peaks = [row for row in rows if row.get('peak_memory_mb') is not None]
     peak = max(peaks, key=lambda row: row['peak_memory_mb'], default=None)
-    span = 'of an epoch' if axis == 'epoch' else 'between validations'
-    memory = 'not recorded'
-    if peak is not None:
-        memory = f'{peak["peak_memory_mb"]:,.0f} MiB ({peak.get("peak_memory_of", "CUDA allocator")})'
-    return [
-        ('Training time', _duration(training)),
-        ('Validation time', _duration(validation)),
-        (f'Training time, mean {span}', _duration(training, mean=True)),
-        ('Peak memory', memory),
-        ('Checkpoint on disk', _megabytes(checkpoint.stat().st_size)),
-    ]
+    if peak is None:
+        return 'not recorded'
+    return f'{peak["peak_memory_mb"]:,.0f} MiB ({peak.get("peak_memory_of", "CUDA allocator")})'
 
 
 def _one_line(settings: dict[str, Any]) -> str:
@@ -105,7 +117,8 @@ def _as_list(settings: Any) -> list:
     return [] if settings is None else settings if isinstance(settings, list) else [settings]
 
 
-def _duration(rows: Sequence[float], mean: bool = False) -> str:
+def duration(rows: Sequence[float], mean: bool = False) -> str:
+    """The sum of seconds, or their mean, in a unit that fits."""
     if not rows:
         return 'not recorded'
     seconds = sum(rows) / (len(rows) if mean else 1)

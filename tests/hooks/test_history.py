@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.runner import Runner
+from mmseg.registry import MODELS
 
 from crack_plugin.hooks.history import read_history, train_means
 
@@ -63,6 +65,8 @@ def test_a_row_an_epoch(tiny_config: Path, tmp_path: Path) -> None:
     with_loss = {'val_evaluator.loss_decode': {'type': 'ForegroundDiceLoss'}}
     seen = train(tiny_config, tmp_path, **with_loss)
     rows = read_history(tmp_path / 'history.json')
+    parameters = list(MODELS.build(Config.fromfile(tiny_config).model).parameters())
+    counts = tuple(sum(p.numel() for p in parameters if p.requires_grad or not trains) for trains in (False, True))
     assert [(row['epoch'], row['iter']) for row in rows] == [(1, 3), (2, 6)]
     for index, row in enumerate(rows):
         epoch = slice(3 * index, 3 * index + 3)
@@ -76,6 +80,9 @@ def test_a_row_an_epoch(tiny_config: Path, tmp_path: Path) -> None:
         assert row['seconds'] == pytest.approx(row['train_seconds'] + row['val_seconds'], abs=2e-3)
         assert row['peak_memory_of'] == ('CUDA allocator' if torch.cuda.is_available() else 'process')
         assert 50 < row['peak_memory_mb'] < 100_000
+        assert (row['parameters'], row['trained_parameters']) == counts
+        on_gpu = torch.cuda.is_available()
+        assert row['device'] == (torch.cuda.get_device_name() if on_gpu else f'CPU, {os.cpu_count()} cores')
     assert rows[0]['lr'] > rows[1]['lr']
 
 

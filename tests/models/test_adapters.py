@@ -382,7 +382,9 @@ def test_adapter_that_is_none_says_what_it_is(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('HOME', str(tmp_path))
-    assert 'hf download someone/cracks --local-dir' in refused('someone/cracks')
+    # A folder where its owner would be: not asked for on the hub.
+    (tmp_path / 'someone').mkdir()
+    assert "name its revision: 'someone/cracks@main'" in refused('someone/cracks')
     for folder in (work_dir, work_dir / 'adapters'):
         assert f'contains adapters: {best}, ' in refused(folder) and f'for example {best}' in refused(folder)
     assert f'{best.parent} exists, with best in it' in refused(best.parent / 'bst')
