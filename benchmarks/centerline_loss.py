@@ -1,7 +1,7 @@
 """What soft clDice costs: ``python benchmarks/centerline_loss.py [--device cuda]``.
 
-Computes the loss of one picture and its gradient, each size in a process of its own on a CPU. Prints the CPU seconds (on a
-GPU those by the clock) of both losses, and by how much memory grows beyond logits and labels.
+Computes the loss of one picture and its gradient, each size in a process of its own. Prints the seconds of both losses
+(CPU time on a CPU, by the clock on a GPU), and by how much memory grows beyond logits and labels.
 """
 
 import argparse
