@@ -47,6 +47,8 @@ REMOTE: dict[Callable[..., Any], tuple[str, ...]] = {
     load_from_ceph: (r'(\S+\:)?s3://', r'(\S+\:)?petrel://'),
 }
 """MMEngine's loaders of other places, and the prefixes that they are registered for."""
+TUNED = '_threshold'
+"""What follows a checkpoint's name in that of its copy with a tuned threshold."""
 _NUMBERED = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
 
 
@@ -189,5 +191,9 @@ def find_last(folder: Path) -> Path | None:
 
 
 def find_best(folder: Path) -> Path | None:
-    """The checkpoint that was selected on the validation images, the last written of several; None if there is none."""
-    return max(folder.glob('best_*.pth'), key=lambda path: path.stat().st_mtime_ns, default=None)
+    """The checkpoint that was selected on the validation images, the last written of several; None if there is none.
+
+    Copies that ``tools/tune_threshold.py`` has made are passed over.
+    """
+    found = (path for path in folder.glob('best_*.pth') if not path.stem.endswith(TUNED))
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)

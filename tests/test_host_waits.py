@@ -28,7 +28,7 @@ WAITING = {
 INDEXING = {'aten::index', 'aten::index_put', 'aten::index_put_'}
 
 ALWAYS = {
-    'dice_loss.py': 1,  # are all labels classes?
+    'foreground_loss.py': 1,  # are all labels classes?
     'non_finite_loss.py': 1,  # is the loss a number?
     'message_hub.py': 3,  # loss, Dice loss and train_iou, for the log
 }

@@ -78,7 +78,9 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--prompt', nargs='+', metavar='TEXT', help="prompts in place of the config's, one for each class; quote blanks"
     )
-    parser.add_argument('--threshold', type=float, help="foreground is what is more probable (default: the config's)")
+    parser.add_argument(
+        '--threshold', type=float, help="foreground is what is more probable (default: the config's or checkpoint's)"
+    )
     parser.add_argument(
         '--slide',
         type=int,

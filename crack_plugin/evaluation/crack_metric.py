@@ -74,6 +74,8 @@ class CrackMetric(IoUMetric):
     - ``crack/ODS``, ``crack/OIS``: F1 at the best of the thresholds 0.01 to 0.99, one for the dataset or one for each
       image.
     - ``crack/clIoU``, ``crack/clDice``: centerline scores; clIoU from the dataset's summed pixels, clDice per image.
+    - ``crack/FalseAlarm``, ``crack/FalseAlarmPixels``: of the images without a class, the share in which a pixel is
+      marked as it, and marked pixels per megapixel (which is no fraction). Left out if there is no such image.
 
     - ``val_loss``, if ``loss_decode`` is given: the training loss of the same forward, per image, then the mean.
 
@@ -210,11 +212,13 @@ class CrackMetric(IoUMetric):
         self._log_thresholds(self.statistics, results)
         self._log_table(by_class)
         self._log_empty_masks(self.statistics, scores['IoU'])
-        metrics |= {f'crack/{name}': float(values.mean()) for name, values in by_class.items()}
-        if len(self._foreground) > 1:
-            for name, values in by_class.items():
-                pairs = zip(self._foreground, values, strict=True)
-                metrics |= {f'crack/{name}/{class_name}': float(value) for class_name, value in pairs}
+        for name, values in (by_class | self.statistics.false_alarm_scores()).items():
+            # The mean over the classes that have the score.
+            if (defined := ~np.isnan(values)).any():
+                metrics[f'crack/{name}'] = float(values[defined].mean())
+            if len(self._foreground) > 1:
+                pairs = zip(self._foreground, values, defined, strict=True)
+                metrics |= {f'crack/{name}/{class_name}': float(value) for class_name, value, known in pairs if known}
         metrics |= {name: float(np.mean([result.losses[name] for result in results])) for name in results[0].losses}
         return metrics
 
@@ -355,3 +359,12 @@ class CrackMetric(IoUMetric):
             else:
                 rest = iou[~empty[:, i], i].mean()
                 print_log(f'{text}. Over the other {total - count} images crack/IoU is {rest:.4f}', logger='current')
+        scores, by_image = statistics.false_alarm_scores(), statistics.false_alarms
+        for i, name in enumerate(self._foreground):
+            free = by_image[~np.isnan(by_image[:, i]), i]
+            if len(free):
+                print_log(
+                    f'false alarms: {name} is marked in {np.count_nonzero(free)} of {len(free)} images without it, '
+                    f'{scores["FalseAlarmPixels"][i]:.1f} pixels per megapixel of them',
+                    logger='current',
+                )

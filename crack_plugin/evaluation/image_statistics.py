@@ -38,6 +38,34 @@ class ImageStatistics:
         intersection, _, predicted, true = np.moveaxis(self.areas[..., 1:], 1, 0)
         return np.stack([intersection, predicted - intersection, true - intersection], axis=-1)
 
+    @property
+    def false_alarms(self) -> np.ndarray:
+        """Marked pixels per megapixel by image and foreground class, shape (N, K); NaN where an image has the class.
+
+        Only pixels that are not ignored count, of which an image without any is NaN, too.
+        """
+        _, _, predicted, true = np.moveaxis(self.areas[..., 1:], 1, 0)
+        pixels = self.areas[:, 3].sum(axis=-1)[:, None]
+        free = (true == 0) & (pixels > 0)
+        return np.where(free, 1e6 * predicted / np.where(free, pixels, 1), np.nan)
+
+    def false_alarm_scores(self) -> dict[str, np.ndarray]:
+        """Scores of the images without crack, by foreground class.
+
+        Returns:
+            'FalseAlarm', the share of these images with a pixel marked, and 'FalseAlarmPixels', marked pixels per
+            megapixel of all of them; shape (K,), NaN for a class that no image is without.
+        """
+        free = ~np.isnan(self.false_alarms)
+        _, _, predicted, _ = np.moveaxis(self.areas[..., 1:], 1, 0)
+        pixels = (self.areas[:, 3].sum(axis=-1)[:, None] * free).sum(axis=0)
+        with np.errstate(invalid='ignore'):
+            # 0 / 0 is NaN.
+            return {
+                'FalseAlarm': (free & (predicted > 0)).sum(axis=0) / free.sum(axis=0),
+                'FalseAlarmPixels': 1e6 * (predicted * free).sum(axis=0) / pixels,
+            }
+
     def take(self, indices: np.ndarray) -> 'ImageStatistics':
         """Those of a selection of images; an image may be taken several times.
 

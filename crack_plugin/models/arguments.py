@@ -9,7 +9,7 @@ from crack_plugin.models.semantic_path import PARTS
 from crack_plugin.models.sliding import DEFAULT_BATCH
 
 
-def check_arguments(prompts: Sequence[str], trainable: str, threshold: float, dtype: str | None) -> None:
+def check_arguments(prompts: Sequence[str], trainable: str, threshold: float | None, dtype: str | None) -> None:
     """Check what has a small range of values.
 
     Raises:
@@ -23,7 +23,7 @@ def check_arguments(prompts: Sequence[str], trainable: str, threshold: float, dt
         raise ConfigError(f'dtype={dtype!r}: choose None, {" or ".join(map(repr, PRECISIONS))}.')
     if dtype is not None and trainable == 'all':
         raise ConfigError(f"dtype={dtype!r} is the precision of frozen weights, and trainable='all' freezes none.")
-    if not 0 < threshold < 1:
+    if threshold is not None and not 0 < threshold < 1:
         raise ConfigError(f'threshold={threshold!r}: give a probability between 0 and 1.')
 
 

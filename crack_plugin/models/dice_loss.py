@@ -1,15 +1,19 @@
 """Dice loss over the foreground channels of a (K + 1)-class segmentor."""
 
-from typing import Any
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from crack_plugin.losses import LossError
-from crack_plugin.models.strips import strips
+from crack_plugin.models.foreground_loss import (
+    check_background,
+    check_inputs,
+    foreground_probability,
+    one_hot_foreground,
+    strip_sums,
+)
 
 
 @MODELS.register_module()
@@ -71,11 +75,7 @@ class ForegroundDiceLoss(nn.Module):
         Raises:
             LossError: A shape does not fit, or a label is neither a class nor ``ignore_index``.
         """
-        if pred.ndim != 4 or pred.shape[1] < 2:
-            raise LossError(
-                f'ForegroundDiceLoss needs logits of shape (N, K + 1, H, W) with a background channel, '
-                f'got {tuple(pred.shape)}. For a one-logit head, set out_channels=2.'
-            )
+        check_background(self, pred)
         return self._loss(pred, target, weight, ignore_index, has_background=True)
 
     def of_foreground(self, logits: Tensor, target: Tensor, ignore_index: int = 255) -> Tensor:
@@ -97,91 +97,23 @@ class ForegroundDiceLoss(nn.Module):
     def _loss(
         self, logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, has_background: bool
     ) -> Tensor:
-        pixels = (logits.shape[0], *logits.shape[2:])
-        for name, tensor in (('target', target), ('weight', weight)):
-            if tensor is not None and tuple(tensor.shape) != pixels:
-                raise LossError(f'{name} has shape {tuple(tensor.shape)}, the logits need {pixels}')
-        num_classes = logits.shape[1] if has_background else logits.shape[1] + 1
-        _check_labels(target, num_classes, ignore_index)
-        intersection, cardinality = _StripSums.apply(logits, target, weight, ignore_index, has_background)
+        check_inputs(logits, target, weight, ignore_index, has_background)
+        sums = partial(_sums, ignore_index=ignore_index, has_background=has_background)
+        intersection, cardinality = strip_sums(sums, logits, target, weight)
         dice = (2 * intersection + self.smooth) / (cardinality + self.smooth)
         return self.loss_weight * (1 - dice.mean())
 
 
-class _StripSums(torch.autograd.Function):
-    """:func:`_sums` over whole images, strip by strip in both passes."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, has_background: bool
-    ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(logits, target, weight)
-        ctx.options = ignore_index, has_background
-        total: Tensor | None = None
-        for rows in _strips_of(logits):
-            sums = torch.stack(_sums(*_cut(rows, logits, target, weight), *ctx.options))
-            total = sums if total is None else total + sums
-        assert total is not None
-        intersection, cardinality = total
-        return intersection, cardinality
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        logits, target, weight = ctx.saved_tensors
-        result = torch.empty_like(logits)
-        for rows in _strips_of(logits):
-            strip, *others = _cut(rows, logits, target, weight)
-            with torch.enable_grad():
-                strip = strip.detach().requires_grad_()
-                sums = _sums(strip, *others, *ctx.options)
-            (result[..., rows, :],) = torch.autograd.grad(sums, strip, gradients)
-        return result, None, None, None, None
-
-
 def _sums(
-    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, has_background: bool
-) -> tuple[Tensor, Tensor]:
-    """Sums of p g and of p + g over the pixels of each image, by class, both of shape (N, K)."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if has_background:
-        probability = logits.softmax(dim=1)[:, 1:]
-    elif logits.shape[1] == 1:
-        # Softmax over [0, z].
-        probability = logits.sigmoid()
-    else:
-        probability = F.pad(logits, (0, 0, 0, 0, 1, 0)).softmax(dim=1)[:, 1:]
-    labels = torch.arange(1, probability.shape[1] + 1, device=target.device)
-    truth = target[:, None] == labels[:, None, None]
-    pixel_weight = (target != ignore_index).to(logits.dtype)
+    logits: Tensor, target: Tensor, weight: Tensor | None, rows: slice, ignore_index: int, has_background: bool
+) -> Tensor:
+    """Sums of p g and of p + g over the pixels of each image, by class, shape (2, N, K); ``rows`` are all rows."""
+    probability = foreground_probability(logits, has_background)
+    truth = one_hot_foreground(target, probability.shape[1])
+    pixel_weight = (target != ignore_index).to(probability.dtype)
     if weight is not None:
         pixel_weight = pixel_weight * weight
     weighted = pixel_weight[:, None] * probability
     intersection = (weighted * truth).sum(dim=(2, 3))
-    return intersection, weighted.sum(dim=(2, 3)) + (pixel_weight[:, None] * truth).sum(dim=(2, 3))
-
-
-def _strips_of(logits: Tensor) -> Any:
-    images, channels, height, width = logits.shape
-    return strips(height, images * channels * width, logits.device)
-
-
-def _cut(rows: slice, *images: Tensor | None) -> list[Any]:
-    return [None if image is None else image[..., rows, :] for image in images]
-
-
-def _check_labels(target: Tensor, num_classes: int, ignore_index: int) -> None:
-    # On the meta device there are no labels to look at.
-    if target.is_meta:
-        return
-    # The host has to wait for the answer, once for all strips.
-    unknown: Tensor = torch.zeros((), dtype=torch.bool, device=target.device)
-    for rows in strips(target.shape[1], target.shape[0] * target.shape[2], target.device):
-        labels = target[:, rows]
-        unknown = unknown | ((labels != ignore_index) & ((labels < 0) | (labels >= num_classes))).any()
-    if unknown:
-        wrong = target[(target != ignore_index) & ((target < 0) | (target >= num_classes))]
-        raise LossError(
-            f'target holds label {wrong[0].item()}, but the logits have {num_classes} classes '
-            f'(0 to {num_classes - 1}) and ignore_index is {ignore_index}'
-        )
+    cardinality = weighted.sum(dim=(2, 3)) + (pixel_weight[:, None] * truth).sum(dim=(2, 3))
+    return torch.stack([intersection, cardinality])

@@ -26,6 +26,7 @@ from crack_plugin.models.base_files import split_revision
 from crack_plugin.models.lora_config import REFERENCE_LORA, AdapterError
 from crack_plugin.models.prefix_cache import PrefixCache, PrefixCacheError, open_cache
 from crack_plugin.models.tokenizer import tokenize
+from crack_plugin.models.tuned_threshold import forget_tuned_threshold
 
 
 @MODELS.register_module()
@@ -54,7 +55,8 @@ class SAM3TextLoRA(EncoderDecoder):
             ``torch.compile`` and, as mmengine's ``compile`` does, a ``target``: 'path' (the default) or 'blocks', which
             compiles block by block, in less time and with less speed-up.
         loss_decode: One MMSeg loss or a list, applied to (N, K + 1, H, W) logits and (N, H, W) labels.
-        threshold: A pixel is foreground where 1 - p(background) exceeds it. Acts on ``pred_sem_seg`` alone.
+        threshold: A pixel is foreground where 1 - p(background) exceeds it. Acts on ``pred_sem_seg`` alone. None: what
+            the checkpoint was tuned to, or 0.5.
         test_cfg: ``dict(mode='whole')`` or ``dict(mode='slide', crop_size=(h, w), stride=(h, w), batch=4)``, ``batch``
             being the number of windows in one forward.
         pretrained, train_cfg, init_cfg: None; ``mmseg.apis.init_model`` sets them on every model.
@@ -78,7 +80,7 @@ class SAM3TextLoRA(EncoderDecoder):
         activation_checkpointing: bool | Sequence[str] = False,
         compile: bool | dict[str, Any] = False,
         loss_decode: dict | list[dict] = {'type': 'ForegroundDiceLoss'},  # noqa: B006
-        threshold: float = 0.5,
+        threshold: float | None = None,
         test_cfg: dict | None = None,
         pretrained: None = None,
         train_cfg: None = None,
@@ -91,7 +93,6 @@ class SAM3TextLoRA(EncoderDecoder):
         self.base = base.to_dict() if isinstance(base, ConfigDict) else base
         self.prompts = list(prompts)
         self.trainable = trainable
-        self.threshold = threshold
         self.dtype = None if dtype is None else precision.PRECISIONS[dtype]
         self.train_cfg = None
         self.test_cfg = ConfigDict(test_cfg or {'mode': 'whole'})
@@ -118,7 +119,7 @@ class SAM3TextLoRA(EncoderDecoder):
         self.register_buffer('prompt_mask', prompt_mask.bool(), persistent=False)
         self.register_buffer('prompt_features', None, persistent=False)
         self._configure_path()
-        trained_weights.register(self)
+        trained_weights.register(self, threshold)
         trained_weights.log_parameters(self, self._adapter_keys)
 
     @property
@@ -185,6 +186,7 @@ class SAM3TextLoRA(EncoderDecoder):
         foreground = self.foreground_logits(inputs, [sample.metainfo for sample in data_samples])
         maps = [sample.gt_sem_seg.data for sample in data_samples]
         labels = (maps[0] if len(maps) == 1 else torch.cat(maps)).long()
+        forget_tuned_threshold(self)
         losses = decode_losses(self.loss_decode, foreground, labels, has_background=False)
         losses['train_iou'] = logits.foreground_iou(foreground.detach(), labels, self.threshold)
         return losses

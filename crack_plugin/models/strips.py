@@ -11,17 +11,18 @@ GPU_PIXELS = 2**22
 """Pixels of a strip on a GPU, where every strip costs the launch of kernels: 16 MB for each fp32 number of a pixel."""
 
 
-def strips(height: int, width: int, device: torch.device) -> Iterator[slice]:
+def strips(height: int, width: int, device: torch.device, least: int = 1) -> Iterator[slice]:
     """Divide the rows of an image into strips.
 
     Args:
         height: Rows of the image.
         width: Pixels of a row, of all images that are cut together.
         device: Where they are.
+        least: Rows that a strip has at least.
 
     Returns:
         Slices of rows, from the top.
     """
     pixels = CPU_PIXELS if device.type == 'cpu' else GPU_PIXELS
-    rows = max(1, pixels // max(1, width))
+    rows = max(least, pixels // max(1, width))
     return (slice(start, start + rows) for start in range(0, height, rows))

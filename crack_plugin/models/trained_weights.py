@@ -1,4 +1,4 @@
-"""What a checkpoint of the segmentor holds: the weights that were trained, and the hash of the base they belong to.
+"""What a checkpoint of the segmentor holds: what was trained, the hash of its base, and a threshold if it was tuned.
 
 The private functions are hooks that torch calls with the segmentor: see :func:`register`.
 """
@@ -10,13 +10,20 @@ from mmengine.logging import print_log
 from torch import nn
 
 from crack_plugin.models import adapters
+from crack_plugin.models.tuned_threshold import register_threshold
 
 
-def register(segmentor: nn.Module) -> None:
-    """Let checkpoints of ``segmentor`` hold what is trained: all but the weights named in its ``untrained_keys``."""
+def register(segmentor: nn.Module, threshold: float | None) -> None:
+    """Let checkpoints of ``segmentor`` hold what is trained: all but the weights named in its ``untrained_keys``.
+
+    Args:
+        segmentor: A ``SAM3TextLoRA``.
+        threshold: That of the config, see :func:`~crack_plugin.models.tuned_threshold.register_threshold`.
+    """
     segmentor.register_state_dict_post_hook(_keep_trained_weights)
     segmentor.register_load_state_dict_pre_hook(_check_base_and_shapes)
     segmentor.register_load_state_dict_post_hook(_refuse_partial_load)
+    register_threshold(segmentor, threshold)
 
 
 def find_untrained(sam3: nn.Module, trainable: str, adapter_keys: Collection[str], unused: Collection[str]) -> set[str]:

@@ -13,7 +13,7 @@ from crack_plugin.checkpoints import find_best, find_last
 from crack_plugin.errors import CrackPluginError
 from crack_plugin.models.base import BaseModelError
 from crack_plugin.report.epoch_table import best_row, load_test_result
-from crack_plugin.report.examples import draw_examples
+from crack_plugin.report.examples import draw_examples, draw_false_alarms
 from crack_plugin.report.facts import (
     count_images,
     device_name,
@@ -162,7 +162,9 @@ def _evaluate_into(
         report.zero_shot_evaluation = evaluations['zero-shot']
         report.zero_shot = report.zero_shot_evaluation.metrics
     print('Drawing examples')
-    report.examples = draw_examples(report.evaluation, model.val_step, loader.dataset, cfg, folder, examples)
+    drawn = report.evaluation, model.val_step, loader.dataset, cfg, folder, examples
+    report.examples = draw_examples(*drawn)
+    report.false_alarms = draw_false_alarms(*drawn)
     milliseconds = 1000 * report.evaluation.seconds_per_image
     report.runtime += adapter_size
     report.runtime.append((f'Prediction of an image ({device_name(device)})', f'{milliseconds:,.0f} ms'))

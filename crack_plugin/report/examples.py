@@ -1,4 +1,4 @@
-"""The example images of a report: which are chosen, and their panels."""
+"""The example images of a report, and its false alarms: which are chosen, and their panels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,6 +59,21 @@ class Example:
     image: str
     iou: float
     inside: bool
+
+
+@dataclass(frozen=True)
+class FalseAlarm:
+    """One validation image without crack, in which something is marked.
+
+    Attributes:
+        file: PNG file of its panel, relative to the report's folder.
+        image: Name of the image file.
+        pixels: Marked pixels per megapixel.
+    """
+
+    file: str
+    image: str
+    pixels: float
 
 
 def pick_examples(ious: Sequence[float], has_crack: Sequence[bool], count: int = 2) -> dict[Band, list[int]]:
@@ -122,13 +137,58 @@ def draw_examples(
     for band, indices in pick_examples(ious, evaluation.has_crack, count).items():
         drawn[band] = []
         for rank, index in enumerate(indices, start=1):
-            sample = predict(step, pseudo_collate([dataset[index]]), cfg)[0]
-            maps = (sample.gt_sem_seg, sample.pred_sem_seg)
-            truth, prediction = (labels.data.squeeze(0).cpu().numpy().astype(np.uint8) for labels in maps)
-            image = read_photograph(sample.img_path)[..., ::-1]
-            name = example_file(band, rank, ious[index])
-            dice = evaluation.per_image[index]['Dice']
-            save_panel(target / name, image, truth, prediction, f'IoU {ious[index]:.3f}   Dice {dice:.3f}')
+            name, dice = example_file(band, rank, ious[index]), evaluation.per_image[index]['Dice']
+            image = _draw(step, dataset, index, cfg, target / name, f'IoU {ious[index]:.3f}   Dice {dice:.3f}')
             inside = band.distance(ious[index]) == 0
-            drawn[band].append(Example(f'examples/{name}', Path(sample.img_path).name, ious[index], inside))
+            drawn[band].append(Example(f'examples/{name}', image, ious[index], inside))
     return drawn
+
+
+def pick_false_alarms(false_alarms: Sequence[float], count: int = 2) -> list[int]:
+    """Indices of the images without crack in which most is marked, worst first; none of those without a marked pixel.
+
+    Args:
+        false_alarms: Marked pixels per megapixel by image; NaN for images with crack.
+        count: How many at most.
+    """
+    marked = [i for i, pixels in enumerate(false_alarms) if pixels > 0]
+    return sorted(marked, key=lambda i: -false_alarms[i])[:count]
+
+
+def draw_false_alarms(
+    evaluation: Evaluation, step: Step, dataset: Any, cfg: Config, folder: Path, count: int = 2
+) -> list[FalseAlarm]:
+    """Write the panels of the worst images without crack to ``folder``/examples.
+
+    Args:
+        evaluation: As for :func:`draw_examples`.
+        step: As for :func:`draw_examples`.
+        dataset: As for :func:`draw_examples`.
+        cfg: As for :func:`draw_examples`.
+        folder: As for :func:`draw_examples`.
+        count: How many at most.
+
+    Returns:
+        What was drawn, worst first.
+    """
+    target = folder / 'examples'
+    target.mkdir(parents=True, exist_ok=True)
+    for old in target.glob('false_alarm_*_pixels_*.png'):
+        old.unlink()
+    drawn = []
+    for rank, index in enumerate(pick_false_alarms(evaluation.false_alarms, count), start=1):
+        pixels = evaluation.false_alarms[index]
+        name = f'false_alarm_{rank}_pixels_{pixels:.0f}.png'
+        image = _draw(step, dataset, index, cfg, target / name, f'{pixels:,.0f} marked pixels per megapixel')
+        drawn.append(FalseAlarm(f'examples/{name}', image, pixels))
+    return drawn
+
+
+def _draw(step: Step, dataset: Any, index: int, cfg: Config, file: Path, caption: str) -> str:
+    """Predict an image of a dataset and write its panel; the name of the image file."""
+    sample = predict(step, pseudo_collate([dataset[index]]), cfg)[0]
+    maps = (sample.gt_sem_seg, sample.pred_sem_seg)
+    truth, prediction = (labels.data.squeeze(0).cpu().numpy().astype(np.uint8) for labels in maps)
+    image = read_photograph(sample.img_path)[..., ::-1]
+    save_panel(file, image, truth, prediction, caption)
+    return Path(sample.img_path).name

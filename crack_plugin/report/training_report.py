@@ -1,5 +1,6 @@
 """The report of a training, composed from its history, its model and an evaluation."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from crack_plugin.files import write_atomically
 from crack_plugin.report.epoch_table import SCORES, epoch_table
-from crack_plugin.report.examples import Band, Example
+from crack_plugin.report.examples import Band, Example, FalseAlarm
 from crack_plugin.report.facts import Facts
 from crack_plugin.report.validation import Evaluation
 from crack_plugin.visualization.document import Block, Heading, Picture, Table, Text, to_html, to_markdown
@@ -31,6 +32,7 @@ class TrainingReport:
         evaluation: Of the best checkpoint.
         zero_shot_evaluation: The same without training, if it was run.
         examples: By band.
+        false_alarms: The worst images without crack.
     """
 
     title: str
@@ -45,6 +47,7 @@ class TrainingReport:
     evaluation: Evaluation | None = None
     zero_shot_evaluation: Evaluation | None = None
     examples: Mapping[Band, Sequence[Example]] = field(default_factory=dict)
+    false_alarms: Sequence[FalseAlarm] = ()
 
     def write(self, folder: Path) -> None:
         """Write ``report.md``, ``report.html`` and their plots; the examples' panels must be in ``folder`` already."""
@@ -106,7 +109,7 @@ class TrainingReport:
             shown = {key: value for key, value in self.evaluation.metrics.items() if key.startswith('crack/')}
             zero_shot = self.zero_shot or {}
             rows = [
-                [key.removeprefix('crack/'), _percent(zero_shot.get(key)), _percent(value)]
+                [key.removeprefix('crack/'), _score(key, zero_shot.get(key)), _score(key, value)]
                 for key, value in shown.items()
             ]
             blocks += [
@@ -130,7 +133,25 @@ class TrainingReport:
             for example in examples:
                 aside = '' if example.inside or band.low == band.high else ' (outside the range; the nearest there is)'
                 blocks.append(Picture(example.file, f'IoU {example.iou:.3f}: {example.image}{aside}'))
-        return blocks
+        return blocks + self._false_alarms()
+
+    def _false_alarms(self) -> list[Block]:
+        """The worst images without crack; nothing if all images have cracks."""
+        free = [] if self.evaluation is None else [x for x in self.evaluation.false_alarms if not math.isnan(x)]
+        if not free:
+            return []
+        marked = sum(pixels > 0 for pixels in free)
+        return [
+            Heading('False alarms', level=3),
+            Text(
+                f'Of {len(free)} images without crack, {marked} have marked pixels'
+                f'{"; those with most:" if self.false_alarms else "."}'
+            ),
+            *(
+                Picture(alarm.file, f'{alarm.pixels:,.0f} marked pixels per megapixel: {alarm.image}')
+                for alarm in self.false_alarms
+            ),
+        ]
 
     def _note(self, section: str) -> list[Block]:
         return [Text(self.notes[section], note=True)] if section in self.notes else []
@@ -139,5 +160,7 @@ class TrainingReport:
 _AXIS = {'epoch': 'Epoch', 'iter': 'Iteration'}
 
 
-def _percent(value: float | None) -> str:
-    return '-' if value is None else f'{100 * value:.2f}%'
+def _score(key: str, value: float | None) -> str:
+    if value is None:
+        return '-'
+    return f'{value:,.0f} px/MP' if key.startswith('crack/FalseAlarmPixels') else f'{100 * value:.2f}%'

@@ -27,12 +27,14 @@ class Evaluation:
         per_image: One an image in the dataset's order, as ``CrackMetric.per_image``.
         has_crack: By image, whether its ground truth has foreground.
         seconds_per_image: What the model alone took.
+        false_alarms: By image without any foreground, marked pixels per megapixel; NaN for the others.
     """
 
     metrics: Mapping[str, float]
     per_image: Sequence[Mapping[str, Any]]
     has_crack: Sequence[bool]
     seconds_per_image: float
+    false_alarms: Sequence[float]
 
 
 def validation_loader(cfg: Config) -> DataLoader:
@@ -102,8 +104,11 @@ def evaluate(steps: Mapping[str, Step], loader: DataLoader, cfg: Config) -> dict
     evaluations = {}
     for name, evaluator in evaluators.items():
         metrics = evaluator.evaluate(len(has_crack))
-        per_image = evaluator.metrics[0].per_image  # type: ignore[attr-defined]
-        evaluations[name] = Evaluation(metrics, per_image, has_crack, seconds[name] / len(has_crack))
+        metric: Any = evaluator.metrics[0]
+        # NaN if the image has any of the classes.
+        false_alarms = metric.statistics.false_alarms.sum(axis=1).tolist()
+        seconds_per_image = seconds[name] / len(has_crack)
+        evaluations[name] = Evaluation(metrics, metric.per_image, has_crack, seconds_per_image, false_alarms)
     return evaluations
 
 

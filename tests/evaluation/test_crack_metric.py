@@ -181,6 +181,44 @@ def test_the_log_tells_how_much_of_the_mean_rests_on_empty_masks(log):
     assert told.endswith('Over the other 1 images crack/IoU is 0.5000')
 
 
+def test_false_alarms_on_images_without_crack(log):
+    """Two images without crack, one of them marked; its ignored pixels are no pixels. Marks beside a crack are none."""
+    line, empty, marked = torch.zeros(SIZE), torch.zeros(SIZE), torch.zeros(SIZE)
+    line[5, 4:24] = marked[5, 4:14] = marked[8, :2] = 1
+    ignored = mask_sample(marked, empty)
+    ignored.gt_sem_seg.data[0, 8:] = 255
+    metrics, metric = score([mask_sample(marked, line), mask_sample(empty, empty), ignored])
+    height, width = SIZE
+    assert metrics['crack/FalseAlarm'] == 1 / 2
+    assert metrics['crack/FalseAlarmPixels'] == pytest.approx(1e6 * 10 / (height * width + 8 * width))
+    np.testing.assert_allclose(metric.statistics.false_alarms[:, 0], [np.nan, 0, 1e6 * 10 / (8 * width)])
+    assert type(metrics['crack/FalseAlarm']) is float
+    (told,) = [message for message in log if message.startswith('false alarms')]
+    assert 'crack is marked in 1 of 2 images without it' in told
+
+
+def test_images_of_ignored_pixels_alone_are_no_images_without_crack():
+    data_sample = mask_sample(torch.ones(SIZE), torch.zeros(SIZE))
+    data_sample.gt_sem_seg.data.fill_(255)
+    line = torch.zeros(SIZE)
+    line[5, 4:24] = 1
+    assert 'crack/FalseAlarm' not in score([data_sample, mask_sample(line, line)])[0]
+
+
+def test_false_alarms_by_class_are_left_out_where_there_can_be_none():
+    """Every image has spalling; one of three has no crack, and is marked as crack all over."""
+    classes = ('background', 'crack', 'spalling')
+    label = torch.full(SIZE, 2)
+    label[:4] = 1
+    logits = torch.zeros(3, *SIZE)
+    logits[1] = 5
+    samples = [sample(logits, label), sample(logits, label), sample(logits, torch.full(SIZE, 2))]
+    metrics, _ = score(samples, classes)
+    assert metrics['crack/FalseAlarm/crack'] == metrics['crack/FalseAlarm'] == 1
+    assert metrics['crack/FalseAlarmPixels/crack'] == metrics['crack/FalseAlarmPixels'] == 1e6
+    assert not {key for key in metrics if 'FalseAlarm' in key and key.endswith('spalling')}
+
+
 def test_scores_of_empty_masks_alone_are_a_warning(caplog):
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)

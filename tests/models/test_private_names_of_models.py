@@ -111,6 +111,8 @@ PRIVATE_ATTRIBUTES = {
     ('semantic_path.py', '_dynamo'),
     # mmengine: the fixed scale of a gradient scaler
     ('precision.py', '_scale_update_param'),
+    # torch: what a state dict says of its modules; tests/prediction/test_threshold.py loads one
+    ('tuned_threshold.py', '_metadata'),
 }
 """Private names of other libraries in ``models``, by file."""
 

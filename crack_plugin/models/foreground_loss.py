@@ -1,0 +1,137 @@
+"""What the losses of foreground channels share: probabilities, checks, and sums over an image in strips."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from crack_plugin.losses import LossError
+from crack_plugin.models.strips import strips
+
+Sums = Callable[[Tensor, Tensor, Tensor | None, slice], Tensor]
+"""Sums (S, N, K) of a strip: of its logits, target, weight, and over which of its rows."""
+
+
+def foreground_probability(logits: Tensor, has_background: bool) -> Tensor:
+    """Softmax probabilities of the foreground classes, shape (N, K, H, W), in float32 (float64 of float64 logits).
+
+    Args:
+        logits: Shape (N, K + 1, H, W) with the background in channel 0, or (N, K, H, W) beside a background of 0.
+        has_background: Which of the two.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if has_background:
+        return logits.softmax(dim=1)[:, 1:]
+    if logits.shape[1] == 1:
+        # Softmax over [0, z].
+        return logits.sigmoid()
+    return F.pad(logits, (0, 0, 0, 0, 1, 0)).softmax(dim=1)[:, 1:]
+
+
+def one_hot_foreground(target: Tensor, classes: int) -> Tensor:
+    """Which pixels of labels (N, H, W) are of each foreground class 1 to K, shape (N, K, H, W), bool."""
+    labels = torch.arange(1, classes + 1, device=target.device)
+    return target[:, None] == labels[:, None, None]
+
+
+def check_inputs(
+    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, has_background: bool
+) -> None:
+    """Raise a ``LossError`` where shapes do not fit, or a label is neither a class nor ``ignore_index``."""
+    pixels = (logits.shape[0], *logits.shape[2:])
+    for name, tensor in (('target', target), ('weight', weight)):
+        if tensor is not None and tuple(tensor.shape) != pixels:
+            raise LossError(f'{name} has shape {tuple(tensor.shape)}, the logits need {pixels}')
+    _check_labels(target, logits.shape[1] if has_background else logits.shape[1] + 1, ignore_index)
+
+
+def check_background(loss: object, pred: Tensor) -> None:
+    """Raise a ``LossError`` unless logits have a channel for the background and at least one more."""
+    if pred.ndim != 4 or pred.shape[1] < 2:
+        raise LossError(
+            f'{type(loss).__name__} needs logits of shape (N, K + 1, H, W) with a background channel, '
+            f'got {tuple(pred.shape)}. For a one-logit head, set out_channels=2.'
+        )
+
+
+def strip_sums(sums: Sums, logits: Tensor, target: Tensor, weight: Tensor | None, halo: int = 0) -> Tensor:
+    """Sums over whole images, strip by strip; the backward pass computes each strip again, so none stays in memory.
+
+    Args:
+        sums: Of one strip. It is given ``halo`` rows more on either side, as far as the image goes.
+        logits: Shape (N, C, H, W); the sums can be differentiated by them, once.
+        target: Shape (N, H, W).
+        weight: Shape (N, H, W), or None.
+        halo: Rows beside a pixel that its summands depend on.
+
+    Returns:
+        Shape (S, N, K).
+    """
+    return _StripSums.apply(logits, target, weight, sums, halo)
+
+
+class _StripSums(torch.autograd.Function):
+    """See :func:`strip_sums`."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, weight: Tensor | None, sums: Sums, halo: int) -> Tensor:
+        ctx.save_for_backward(logits, target, weight)
+        ctx.options = sums, halo
+        total: Tensor | None = None
+        for rows, inside in _strips_of(logits, halo):
+            part = sums(*_cut(rows, logits, target, weight), inside)
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        logits, target, weight = ctx.saved_tensors
+        sums, halo = ctx.options
+        result = torch.zeros_like(logits) if halo else torch.empty_like(logits)
+        for rows, inside in _strips_of(logits, halo):
+            strip, *others = _cut(rows, logits, target, weight)
+            with torch.enable_grad():
+                strip = strip.detach().requires_grad_()
+                part = sums(strip, *others, inside)
+            (own,) = torch.autograd.grad(part, strip, gradient)
+            if halo:
+                # Its neighbours' pixels depend on the rows beside it.
+                result[..., rows, :] += own
+            else:
+                result[..., rows, :] = own
+        return result, None, None, None, None
+
+
+def _strips_of(logits: Tensor, halo: int) -> Any:
+    """Rows of each strip with its halo, and which of these are the strip's own."""
+    images, channels, height, width = logits.shape
+    # With fewer rows than halo, most of the work would be done twice.
+    for own in strips(height, images * channels * width, logits.device, least=max(1, 2 * halo)):
+        start, stop = max(0, own.start - halo), min(height, own.stop + halo)
+        yield slice(start, stop), slice(own.start - start, min(height, own.stop) - start)
+
+
+def _cut(rows: slice, *images: Tensor | None) -> list[Any]:
+    return [None if image is None else image[..., rows, :] for image in images]
+
+
+def _check_labels(target: Tensor, num_classes: int, ignore_index: int) -> None:
+    # On the meta device there are no labels to look at.
+    if target.is_meta:
+        return
+    # The host has to wait for the answer, once for all strips.
+    unknown: Tensor = torch.zeros((), dtype=torch.bool, device=target.device)
+    for rows in strips(target.shape[1], target.shape[0] * target.shape[2], target.device):
+        labels = target[:, rows]
+        unknown = unknown | ((labels != ignore_index) & ((labels < 0) | (labels >= num_classes))).any()
+    if unknown:
+        wrong = target[(target != ignore_index) & ((target < 0) | (target >= num_classes))]
+        raise LossError(
+            f'target holds label {wrong[0].item()}, but the logits have {num_classes} classes '
+            f'(0 to {num_classes - 1}) and ignore_index is {ignore_index}'
+        )
