@@ -154,7 +154,6 @@ def save_head(head: DetailHead, folder: str | Path, base_hash: str) -> None:
     """
     weights = {name: weight.detach().cpu().contiguous() for name, weight in head.state_dict().items()}
     settings = {'size': head.size, 'max_pixels': str(head.max_pixels), BASE_HASH: base_hash}
-    path = Path(folder, HEAD_FILE)
     write_atomically(Path(folder, HEAD_FILE), save(weights, metadata=settings))
 
 
@@ -181,9 +180,8 @@ def load_head(head: DetailHead | None, folder: str | Path, base_hash: str) -> No
     except SafetensorError as error:
         raise AdapterError(f'{path} is damaged or cut short ({error}). Copy it again, or take another.') from error
     channels = len(weights['correct.weight'][0]) if 'correct.weight' in weights else 0
-    trained = (
-        f'detail_head=dict(channels={channels}, size={settings.get("size")!r}, max_pixels={settings.get("max_pixels")})'
-    )
+    size, max_pixels = settings.get('size'), settings.get('max_pixels')
+    trained = f'detail_head=dict(channels={channels}, size={size!r}, max_pixels={max_pixels})'
     if head is None:
         raise AdapterError(
             f'{folder} was trained with a detail head, and the model has none: its adapters alone predict something '
