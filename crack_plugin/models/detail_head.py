@@ -93,23 +93,25 @@ class DetailHead(nn.Module):
         projected = F.conv2d(embeddings, weight, bias).float()
         small = torch.cat([projected, coarse.float().reshape(-1, 1, *coarse.shape[2:])], dim=1)
         large = F.interpolate(small, size=images.shape[-2:], mode='bilinear', align_corners=False)
+        if torch.compiler.is_compiling():
+            # Exported, for images of any size.
+            return self._correct(images, large, classes).reshape(count, classes, *images.shape[-2:])
         rows = _row_ranges(images.shape[-2], len(small) * images.shape[-1])
-        correction = torch.cat([self._strip(images, large, some) for some in rows], dim=2)
+        correction = torch.cat([self._strip(images, large, classes, some) for some in rows], dim=2)
         return correction.reshape(count, classes, *images.shape[-2:])
 
-    def _strip(self, images: Tensor, large: Tensor, rows: range) -> Tensor:
+    def _strip(self, images: Tensor, large: Tensor, classes: int, rows: range) -> Tensor:
         """Correction (N * K, 1, rows, W) of some rows, which equals those of a computation on entire images."""
         start, stop = max(0, rows.start - _HALO), min(images.shape[-2], rows.stop + _HALO)
-        parts = images[..., start:stop, :], large[..., start:stop, :]
+        parts = images[..., start:stop, :], large[..., start:stop, :], classes
         if self.recompute and torch.is_grad_enabled():
             correction = checkpoint(self._correct, *parts, use_reentrant=False)
         else:
             correction = self._correct(*parts)
         return correction[..., rows.start - start : rows.stop - start, :]
 
-    def _correct(self, images: Tensor, large: Tensor) -> Tensor:
-        pixels = self.image(images)
-        pixels = pixels.repeat_interleave(len(large) // len(images), dim=0)
+    def _correct(self, images: Tensor, large: Tensor, classes: int) -> Tensor:
+        pixels = self.image(images).repeat_interleave(classes, dim=0)
         return self.correct(self.refine(torch.cat([pixels, large.to(pixels.dtype)], dim=1))).float()
 
 

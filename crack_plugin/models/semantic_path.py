@@ -341,7 +341,7 @@ def semantic_features(
     """
     embeddings = embed_pixels(model, *encode_images(model, hidden, depth), prompts, prompt_mask)
     logits = model.mask_decoder.semantic_projection(embeddings)
-    return logits.unflatten(0, (len(hidden), len(prompts))).squeeze(2), embeddings
+    return logits.unflatten(0, (hidden.shape[0], len(prompts))).squeeze(2), embeddings
 
 
 def embed_pixels(model: Sam3, pyramid: list[Tensor], positions: Tensor, prompts: Tensor, prompt_mask: Tensor) -> Tensor:
