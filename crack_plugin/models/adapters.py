@@ -33,6 +33,9 @@ from crack_plugin.models.adapter_weights import load_weights, named_weights, wei
 from crack_plugin.models.lora_config import CONFIG_FILE, AdapterError
 
 WEIGHTS_FILE = 'adapter_model.safetensors'
+HEAD_FILE = 'detail_head.safetensors'
+"""Weights of a detail head, beside those of the adapter; plain PEFT ignores the file."""
+
 BASE_HASH = 'base_hash'
 """Key of the base weights' hash in the metadata of ``adapter_model.safetensors``, where plain PEFT ignores it."""
 
@@ -365,9 +368,9 @@ def fetch(adapter: str | Path) -> Path:
 
 
 def _download(adapter: str, name: str, revision: str | None) -> Path:
-    """Download an adapter's two files into the hub's cache."""
+    """Download an adapter's files into the hub's cache."""
     try:
-        folder = hub.download(adapter, name, revision, [CONFIG_FILE, WEIGHTS_FILE], argument='adapter')
+        folder = hub.download(adapter, name, revision, [CONFIG_FILE, WEIGHTS_FILE, HEAD_FILE], argument='adapter')
     except hub.HubError as error:
         raise AdapterError(str(error)) from error
     missing = [file for file in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / file).is_file()]

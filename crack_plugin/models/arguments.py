@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crack_plugin.errors import ConfigError
+from crack_plugin.models.detail_head import DetailHead
 from crack_plugin.models.precision import PRECISIONS
 from crack_plugin.models.semantic_path import PARTS
 from crack_plugin.models.sliding import DEFAULT_BATCH
@@ -25,6 +26,39 @@ def check_arguments(prompts: Sequence[str], trainable: str, threshold: float | N
         raise ConfigError(f"dtype={dtype!r} is the precision of frozen weights, and trainable='all' freezes none.")
     if threshold is not None and not 0 < threshold < 1:
         raise ConfigError(f'threshold={threshold!r}: give a probability between 0 and 1.')
+
+
+def check_negative_prompts(negative_prompts: Sequence[str], prompts: Sequence[str]) -> None:
+    """Check texts that are to be learned as empty.
+
+    Raises:
+        ConfigError: They are not a list of texts, or one stands twice, or names a class.
+    """
+    texts = isinstance(negative_prompts, (list, tuple)) and all(isinstance(p, str) for p in negative_prompts)
+    if not texts or not all(p.strip() for p in negative_prompts):
+        raise ConfigError(f"negative_prompts={negative_prompts!r}: give a list of texts such as ['shadow', 'joint'].")
+    plain = [p.strip().lower() for p in negative_prompts]
+    classes = {p.strip().lower() for p in prompts}
+    wrong = sorted({p for p in plain if p in classes or plain.count(p) > 1})
+    if wrong:
+        raise ConfigError(
+            f'negative_prompts={list(negative_prompts)!r}: {", ".join(map(repr, wrong))} is in '
+            f'prompts={list(prompts)!r}, or stands there twice. A prompt is to be found, or to be learned as empty.'
+        )
+
+
+def build_detail_head(arguments: Mapping[str, Any] | None, embedding_channels: int) -> DetailHead | None:
+    """Build the head of ``detail_head``; None for none.
+
+    Raises:
+        ConfigError: The arguments are not a dict, or unknown, or out of their range.
+    """
+    if arguments is None:
+        return None
+    known = ('channels', 'size', 'max_pixels')
+    if not isinstance(arguments, Mapping) or set(arguments) - set(known):
+        raise ConfigError(f'detail_head={arguments!r}: give None, or a dict with some of {", ".join(known)}.')
+    return DetailHead(embedding_channels, **arguments)
 
 
 def check_unset(**arguments: Any) -> None:
@@ -65,16 +99,17 @@ def checkpointed_parts(activation_checkpointing: bool | Sequence[str]) -> tuple[
     """Names of the parts whose activations are computed again in the backward pass.
 
     Raises:
-        ConfigError: A name is none of :data:`~crack_plugin.models.semantic_path.PARTS`.
+        ConfigError: A name is none of :data:`~crack_plugin.models.semantic_path.PARTS`, nor 'detail_head'.
     """
+    known = (*PARTS, 'detail_head')
     if isinstance(activation_checkpointing, bool):
-        return PARTS if activation_checkpointing else ()
+        return known if activation_checkpointing else ()
     parts = tuple(activation_checkpointing)
-    unknown = [part for part in parts if part not in PARTS]
+    unknown = [part for part in parts if part not in known]
     if unknown or isinstance(activation_checkpointing, str):
         raise ConfigError(
             f'activation_checkpointing={activation_checkpointing!r}: choose True, False, or a list of '
-            f'{", ".join(map(repr, PARTS))}.'
+            f'{", ".join(map(repr, known))}.'
         )
     return parts
 

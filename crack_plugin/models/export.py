@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crack_plugin.errors import CrackPluginError
 from crack_plugin.models import adapters, semantic_path
+from crack_plugin.models.detail_head import DetailHead
 from crack_plugin.models.sam3_text_lora import SAM3TextLoRA
 
 FORMATS = ('onnx', 'pt2')
 METADATA = 'crack_plugin'
-INPUT, OUTPUT = 'pixel_values', 'logits'
+INPUT, DETAIL, OUTPUT = 'pixel_values', 'image', 'logits'
+"""Names of the inputs, the second for a detail head that works on the image's own pixels, and of the output."""
 TOLERANCE = 1e-4
 """Largest difference of logits between the file and the model, as a share of the largest logit (or of 1)."""
 ONNX_LIMIT = 2**31 - 2**24
@@ -27,7 +30,7 @@ class ExportError(CrackPluginError, ValueError):
 
 
 class SemanticPath(nn.Module):
-    """Normalised images to logits: ViT, neck, DETR encoder and pixel decoder with the prompts' features as constants.
+    """Normalised images to logits: the semantic path and the detail head, with the prompts' features as constants.
 
     Args:
         segmentor: Without adapters (merged), its prompts frozen.
@@ -39,20 +42,32 @@ class SemanticPath(nn.Module):
     def __init__(self, segmentor: SAM3TextLoRA) -> None:
         super().__init__()
         self.model = segmentor.model
-        self.register_buffer('prompt_features', segmentor.prompt_features)
-        self.register_buffer('prompt_mask', segmentor.prompt_mask)
+        self.detail_head = segmentor.detail_head
+        count = len(segmentor.prompts)
+        self.register_buffer('prompt_features', segmentor.prompt_features[:count])
+        self.register_buffer('prompt_mask', segmentor.prompt_mask[:count])
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
+    def forward(self, pixel_values: Tensor, image: Tensor | None = None) -> Tensor:
         """Segment.
 
         Args:
             pixel_values: Shape (N, 3, S, S).
+            image: The same images as the detail head sees them, shape (N, 3, H, W); None if it sees ``pixel_values``,
+                or if there is none.
 
         Returns:
-            Logits of the K prompts, shape (N, K, 4s, 4s) with s = S / 14.
+            Logits of the K prompts, shape (N, K, 4s, 4s) with s = S / 14; with a detail head at the size of the image
+            that it sees.
         """
         hidden = semantic_path.encode_prefix(self.model, pixel_values, depth=0)
-        return semantic_path.semantic_logits(self.model, hidden, 0, self.prompt_features, self.prompt_mask)
+        logits, embeddings = semantic_path.semantic_features(
+            self.model, hidden, 0, self.prompt_features, self.prompt_mask
+        )
+        if self.detail_head is None:
+            return logits
+        image = pixel_values if image is None else image
+        enlarged = F.interpolate(logits, size=image.shape[-2:], mode='bilinear', align_corners=False)
+        return enlarged + self.detail_head(image, embeddings, logits)
 
 
 def export(segmentor: SAM3TextLoRA, path: str | Path, file_format: str) -> float:
@@ -84,11 +99,11 @@ def export(segmentor: SAM3TextLoRA, path: str | Path, file_format: str) -> float
         )
     path = Path(path)
     module = SemanticPath(segmentor).eval()
-    images = torch.randn(2, 3, segmentor.image_size, segmentor.image_size, generator=torch.Generator().manual_seed(0))
+    images = _random_inputs(segmentor)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}-')
     with torch.no_grad(), scratch as folder:
-        expected = module(images).numpy()
+        expected = module(*images).numpy()
         # Under its final name: an ONNX file with its weights in a second file refers to that by name.
         file = Path(folder, path.name)
         write, run = (_write_onnx, _run_onnx) if file_format == 'onnx' else (_write_pt2, _run_pt2)
@@ -99,6 +114,19 @@ def export(segmentor: SAM3TextLoRA, path: str | Path, file_format: str) -> float
         for written in Path(folder).iterdir():
             written.replace(path.parent / written.name)
     return difference
+
+
+def _random_inputs(segmentor: SAM3TextLoRA) -> tuple[Tensor, ...]:
+    """Two images as noise, and once more, not square, for a detail head that works on the image's own pixels."""
+    side, generator = segmentor.image_size, torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, side, side, generator=generator)
+    if not _has_second_input(segmentor):
+        return (images,)
+    return images, torch.randn(2, 3, side + 4, side + 14, generator=generator)
+
+
+def _has_second_input(segmentor: SAM3TextLoRA) -> bool:
+    return segmentor.detail_head is not None and segmentor.detail_head.size == 'image'
 
 
 def metadata(segmentor: SAM3TextLoRA) -> dict[str, Any]:
@@ -117,23 +145,37 @@ def metadata(segmentor: SAM3TextLoRA) -> dict[str, Any]:
         'std': preprocessor.std.flatten().tolist(),
         'resize': 'bilinear, antialiased, to image_size x image_size, without keeping the ratio',
         'output': 'logits (N, prompts, h, w): resize bilinearly (align_corners=False) to the image, then sigmoid',
+        **(_about_second_input(segmentor.detail_head) if _has_second_input(segmentor) else {}),
     }
 
 
-def _write_onnx(module: nn.Module, images: Tensor, path: Path, description: str) -> None:
+def _about_second_input(head: DetailHead) -> dict[str, Any]:
+    return {
+        'max_pixels': head.max_pixels,
+        DETAIL: 'the normalised image before that resize; if it has more than max_pixels, resized to as many, '
+        'bilinear, antialiased, keeping the ratio',
+    }
+
+
+def _dynamic_shapes(images: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
+    """Any number of images at once; the second input has any size."""
+    batch, height, width = map(torch.export.Dim, ('batch', 'height', 'width'))
+    return ({0: batch}, {0: batch, 2: height, 3: width})[: len(images)]
+
+
+def _write_onnx(module: nn.Module, images: tuple[Tensor, ...], path: Path, description: str) -> None:
     try:
         import onnx
         import onnxruntime  # noqa: F401 - the file is run before it gets its name
         import onnxscript  # noqa: F401 - torch.onnx.export needs it
     except ImportError as error:
         raise ExportError(f"{error}. ONNX needs: pip install 'crack_plugin[export]'") from error
-    batch = torch.export.Dim('batch')
     program = torch.onnx.export(
         module,
-        (images,),
-        input_names=[INPUT],
+        images,
+        input_names=[INPUT, DETAIL][: len(images)],
         output_names=[OUTPUT],
-        dynamic_shapes=({0: batch},),
+        dynamic_shapes=_dynamic_shapes(images),
         dynamo=True,
         verbose=False,
     )
@@ -145,18 +187,19 @@ def _write_onnx(module: nn.Module, images: Tensor, path: Path, description: str)
     onnx.checker.check_model(str(path))
 
 
-def _run_onnx(path: Path, images: Tensor) -> np.ndarray:
+def _run_onnx(path: Path, images: tuple[Tensor, ...]) -> np.ndarray:
     from onnxruntime import InferenceSession
 
     session = InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    (logits,) = session.run([OUTPUT], {INPUT: images.numpy()})
+    inputs = {name: image.numpy() for name, image in zip((INPUT, DETAIL), images, strict=False)}
+    (logits,) = session.run([OUTPUT], inputs)
     return logits
 
 
-def _write_pt2(module: nn.Module, images: Tensor, path: Path, description: str) -> None:
-    program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim('batch')},))
+def _write_pt2(module: nn.Module, images: tuple[Tensor, ...], path: Path, description: str) -> None:
+    program = torch.export.export(module, images, dynamic_shapes=_dynamic_shapes(images))
     torch.export.save(program, path, extra_files={METADATA: description})
 
 
-def _run_pt2(path: Path, images: Tensor) -> np.ndarray:
-    return torch.export.load(path).module()(images).numpy()
+def _run_pt2(path: Path, images: tuple[Tensor, ...]) -> np.ndarray:
+    return torch.export.load(path).module()(*images).numpy()

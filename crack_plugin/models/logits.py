@@ -41,15 +41,16 @@ def resize_to_square(images: Tensor, regions: Sequence[tuple[int, int]], side: i
     """
     if len(set(regions)) == 1:
         height, width = regions[0]
-        return _resize(images[..., :height, :width], side)
-    return torch.cat([_resize(image[None, :, :h, :w], side) for image, (h, w) in zip(images, regions, strict=True)])
+        return resize(images[..., :height, :width], (side, side))
+    parts = zip(images, regions, strict=True)
+    return torch.cat([resize(image[None, :, :h, :w], (side, side)) for image, (h, w) in parts])
 
 
-def _resize(images: Tensor, side: int) -> Tensor:
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear; antialiased, which matters only along an axis that shrinks (as SAM 3's processor does)."""
-    if tuple(images.shape[-2:]) == (side, side):
+    if tuple(images.shape[-2:]) == size:
         return images
-    return F.interpolate(images, size=(side, side), mode='bilinear', align_corners=False, antialias=True)
+    return F.interpolate(images, size=size, mode='bilinear', align_corners=False, antialias=True)
 
 
 def resize_from_square(logits: Tensor, regions: Sequence[tuple[int, int]], size: tuple[int, int]) -> Tensor:
@@ -136,6 +137,20 @@ def foreground_iou(logits: Tensor, labels: Tensor, threshold: float) -> Tensor:
         intersection += (predicted & actual).sum(dim=(2, 3))
         union += (predicted | actual).sum(dim=(2, 3))
     return ((intersection.float() + 1e-6) / (union.float() + 1e-6)).mean()
+
+
+def empty_mask_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy of logits towards an empty mask: the mean of log(1 + exp(z)).
+
+    Args:
+        logits: Shape (N, K, H, W).
+        labels: Ground truth, shape (N, H, W), 255 where ignored.
+
+    Returns:
+        A scalar; 0 if all pixels are ignored.
+    """
+    valid = (labels != IGNORE_INDEX)[:, None]
+    return (F.softplus(logits) * valid).sum() / (valid.sum() * logits.shape[1]).clamp_min(1)
 
 
 def _labels(foreground: Tensor, background: Tensor | None, threshold: float) -> Tensor:

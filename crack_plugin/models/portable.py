@@ -16,6 +16,7 @@ from crack_plugin.errors import CrackPluginError
 from crack_plugin.models import adapters
 from crack_plugin.models.base import PREPROCESSOR
 from crack_plugin.models.base_files import EMBEDDED
+from crack_plugin.models.detail_head import SIZES
 from crack_plugin.models.sam3_text_lora import SAM3TextLoRA
 
 FILE = 'crack_plugin.json'
@@ -77,10 +78,17 @@ _TEST_CFG: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def _is_object(entries: Mapping[str, Callable[[Any], bool]], needed: str) -> Callable[[Any], bool]:
+_DETAIL_HEAD: dict[str, Callable[[Any], bool]] = {
+    'channels': _is_size,
+    'size': lambda value: value in SIZES,
+    'max_pixels': lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0,
+}
+
+
+def _is_object(entries: Mapping[str, Callable[[Any], bool]], needed: str | None = None) -> Callable[[Any], bool]:
     return lambda value: (
         isinstance(value, dict)
-        and needed in value
+        and (needed is None or needed in value)
         and all(name in entries and (each is None or entries[name](each)) for name, each in value.items())
     )
 
@@ -93,6 +101,7 @@ _MODEL: dict[str, Callable[[Any], bool]] = {
     'dtype': lambda value: value in ('bfloat16', 'float16'),
     'data_preprocessor': _is_object(_PREPROCESSOR, 'type'),
     'test_cfg': _is_object(_TEST_CFG, 'mode'),
+    'detail_head': _is_object(_DETAIL_HEAD),
 }
 """Arguments of ``SAM3TextLoRA`` that a prediction depends on, beside the adapter."""
 

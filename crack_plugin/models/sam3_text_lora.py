@@ -1,28 +1,28 @@
 """SAM 3, conditioned on a text prompt and fine-tuned by LoRA, as an MMSegmentation segmentor."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import ConfigDict
+from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
-from mmengine.structures import PixelData
-from mmseg.models.segmentors import EncoderDecoder
 from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.registry import MODELS
-from mmseg.structures import SegDataSample
 from mmseg.utils import OptSampleList, SampleList
 from torch import Tensor
 
 from crack_plugin.losses import build_losses, decode_losses
-from crack_plugin.models import adapters, arguments, logits, precision, semantic_path, sliding, trained_weights
+from crack_plugin.models import adapters, arguments, logits, precision, semantic_path, trained_weights
 from crack_plugin.models.adapter_precision import lower_precision
 from crack_plugin.models.adapter_weights import base_weights, weight_keys
 from crack_plugin.models.base import PREPROCESSOR, load_base, refuse_full_folder, save_base, shared_base_hash
 from crack_plugin.models.base_files import split_revision
+from crack_plugin.models.detail_head import corrections, load_head, save_head
+from crack_plugin.models.foreground_segmentor import ForegroundSegmentor
 from crack_plugin.models.lora_config import REFERENCE_LORA, AdapterError
 from crack_plugin.models.prefix_cache import PrefixCache, PrefixCacheError, open_cache
 from crack_plugin.models.tokenizer import tokenize
@@ -30,7 +30,7 @@ from crack_plugin.models.tuned_threshold import forget_tuned_threshold
 
 
 @MODELS.register_module()
-class SAM3TextLoRA(EncoderDecoder):
+class SAM3TextLoRA(ForegroundSegmentor):
     """Segment what text prompts name, with SAM 3's semantic output and LoRA adapters.
 
     An ordinary (K + 1)-class segmentor: channel 0 of ``seg_logits`` is the background and always 0, channel k is SAM
@@ -40,17 +40,22 @@ class SAM3TextLoRA(EncoderDecoder):
         base: Hub id (``name@revision`` for a branch, tag or commit), local folder, or overrides of ``Sam3Config`` (and
             ``seed``, ``model_type``) for a random model.
         prompts: One text prompt per foreground class, in the order of the dataset's classes.
+        negative_prompts: Texts for what looks like a class and is none of them, such as 'shadow'. In each training step
+            the model is asked for one of them as well, drawn at random, and learns to mark nothing
+            (``loss_negative``). They have no part in predictions.
         data_preprocessor: Defaults to SAM 3's own normalisation.
         lora: Arguments of ``peft.LoraConfig``; None for no adapters (zero-shot). ``modules_to_save`` and ``bias`` train
             weights of the base beside the adapters; both are saved with them.
         adapter: PEFT adapter to start from, ours or plain PEFT's: a folder, or a hub id (``name@revision`` likewise).
         trainable: 'lora' trains the adapters, 'all' every weight of the semantic path.
         image_size: Side in pixels of the square that images are stretched to; None for the base's own (1008).
+        detail_head: Arguments of :class:`~crack_plugin.models.detail_head.DetailHead`, which corrects the logits at the
+            image's resolution and trains with the adapters; ``dict()`` for its defaults, None for SAM 3's own logits.
         dtype: Precision of the frozen weights: None for the checkpoint's, 'bfloat16' or 'float16'. Adapters and
             rotary positions stay in fp32.
         activation_checkpointing: Compute activations again in the backward pass instead of keeping them: less memory,
             more time, the same gradients. A list names the parts to do so in: 'vit' (saves most memory, costs most
-            time), 'text_encoder', 'neck', 'detr_encoder', 'mask_decoder'.
+            time), 'text_encoder', 'neck', 'detr_encoder', 'mask_decoder', 'detail_head'.
         compile: True compiles the semantic path, once for every shape of its input. A dict holds options of
             ``torch.compile`` and, as mmengine's ``compile`` does, a ``target``: 'path' (the default) or 'blocks', which
             compiles block by block, in less time and with less speed-up.
@@ -82,23 +87,26 @@ class SAM3TextLoRA(EncoderDecoder):
         loss_decode: dict | list[dict] = {'type': 'ForegroundDiceLoss'},  # noqa: B006
         threshold: float | None = None,
         test_cfg: dict | None = None,
+        detail_head: dict[str, Any] | None = None,
+        negative_prompts: Sequence[str] = (),
         pretrained: None = None,
         train_cfg: None = None,
         init_cfg: None = None,
     ) -> None:
         arguments.check_arguments(prompts, trainable, threshold, dtype)
+        arguments.check_negative_prompts(negative_prompts, prompts)
         arguments.check_unset(pretrained=pretrained, train_cfg=train_cfg, init_cfg=init_cfg)
         # Built here, because BaseModel would look in mmengine's registry unless a default scope is set.
         BaseSegmentor.__init__(self, data_preprocessor=MODELS.build(dict(data_preprocessor or PREPROCESSOR)))
         self.base = base.to_dict() if isinstance(base, ConfigDict) else base
-        self.prompts = list(prompts)
+        self.prompts, self.negative_prompts = list(prompts), list(negative_prompts)
         self.trainable = trainable
         self.dtype = None if dtype is None else precision.PRECISIONS[dtype]
         self.train_cfg = None
         self.test_cfg = ConfigDict(test_cfg or {'mode': 'whole'})
         if self.test_cfg.get('mode') == 'slide':
             arguments.check_sliding(self.test_cfg)
-        self.window_progress: Callable[[Sequence[sliding.Windows]], Iterable[sliding.Windows]] = iter
+        self.window_progress = iter
         self.num_classes = self.out_channels = len(prompts) + 1
         self.align_corners = False
         self.loss_decode = build_losses(loss_decode, self.num_classes)
@@ -114,11 +122,17 @@ class SAM3TextLoRA(EncoderDecoder):
         self._prefix_cache: PrefixCache | None = None
         self._frozen_depth = 0
         self._merged: adapters.Snapshot | None = None
-        input_ids, prompt_mask = tokenize(tokenizer, self.prompts)
+        # Those of the classes first.
+        input_ids, prompt_mask = tokenize(tokenizer, self.prompts + self.negative_prompts)
         self.register_buffer('prompt_ids', input_ids, persistent=False)
         self.register_buffer('prompt_mask', prompt_mask.bool(), persistent=False)
         self.register_buffer('prompt_features', None, persistent=False)
         self._configure_path()
+        self.detail_head = arguments.build_detail_head(detail_head, semantic_path.embedding_channels(self.model))
+        if self.detail_head is not None:
+            self.detail_head.recompute = 'detail_head' in self._checkpointed_parts
+        if adapter is not None:
+            load_head(self.detail_head, adapters.fetch(adapter), self.base_hash)
         trained_weights.register(self, threshold)
         trained_weights.log_parameters(self, self._adapter_keys)
 
@@ -168,13 +182,25 @@ class SAM3TextLoRA(EncoderDecoder):
         """
         return logits.add_background(self.foreground_logits(inputs, batch_img_metas))
 
-    def foreground_logits(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        """As :meth:`encode_decode`, without the background: shape (N, K, H, W)."""
+    def foreground_logits(self, inputs: Tensor, batch_img_metas: list[dict], negative: int | None = None) -> Tensor:
+        """As :meth:`encode_decode`, without the background.
+
+        Args:
+            inputs, batch_img_metas: As for :meth:`encode_decode`.
+            negative: Index of a negative prompt, whose logits follow those of the classes.
+
+        Returns:
+            Shape (N, K, H, W), or (N, K + 1, H, W) with a negative prompt.
+        """
         regions = [logits.image_region(inputs, meta) for meta in batch_img_metas]
-        hidden = self._encode_prefix(logits.resize_to_square(inputs, regions, self.image_size))
-        run = self._compiled_or_plain(semantic_path.semantic_logits)
-        square = run(self.model, hidden, self._frozen_depth, self._encode_prompts(), self.prompt_mask).float()
-        return logits.resize_from_square(square, regions, (inputs.shape[-2], inputs.shape[-1]))
+        square = logits.resize_to_square(inputs, regions, self.image_size)
+        path = (self.model, self._encode_prefix(square), self._frozen_depth, *self._encode_prompts(negative))
+        if self.detail_head is None:
+            coarse = self._compiled_or_plain(semantic_path.semantic_logits)(*path)
+            return logits.resize_from_square(coarse.float(), regions, (inputs.shape[-2], inputs.shape[-1]))
+        coarse, embeddings = self._compiled_or_plain(semantic_path.semantic_features)(*path)
+        resized = logits.resize_from_square(coarse.float(), regions, (inputs.shape[-2], inputs.shape[-1]))
+        return resized.add_(corrections(self.detail_head, inputs, square, regions, embeddings, coarse))
 
     def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
         """Losses of a batch under their ``loss_name``, and ``train_iou``.
@@ -183,11 +209,17 @@ class SAM3TextLoRA(EncoderDecoder):
             inputs: Normalised images, shape (N, 3, H, W).
             data_samples: N samples with ``gt_sem_seg`` labels of shape (1, H, W), 255 where ignored.
         """
-        foreground = self.foreground_logits(inputs, [sample.metainfo for sample in data_samples])
+        metas = [sample.metainfo for sample in data_samples]
+        # torch's own generator, on the CPU: a device would have to be waited for.
+        drawn = int(torch.randint(len(self.negative_prompts), ())) if self.negative_prompts else None
+        found = self.foreground_logits(inputs, metas, drawn)
+        foreground, unwanted = found[:, : len(self.prompts)], found[:, len(self.prompts) :]
         maps = [sample.gt_sem_seg.data for sample in data_samples]
         labels = (maps[0] if len(maps) == 1 else torch.cat(maps)).long()
         forget_tuned_threshold(self)
         losses = decode_losses(self.loss_decode, foreground, labels, has_background=False)
+        if drawn is not None:
+            losses['loss_negative'] = logits.empty_mask_loss(unwanted, labels)
         losses['train_iou'] = logits.foreground_iou(foreground.detach(), labels, self.threshold)
         return losses
 
@@ -207,86 +239,6 @@ class SAM3TextLoRA(EncoderDecoder):
         dtype = torch.float16 if torch.float16 in stored else self.dtype
         precision.check_gradient_scaling(dtype, optim_wrapper)
 
-    def test_step(self, data: dict) -> SampleList:
-        """Predict a batch from the dataloader, whose images may differ in size; those of one size share a forward."""
-        by_size: dict[torch.Size, list[int]] = {}
-        for index, image in enumerate(data['inputs']):
-            by_size.setdefault(image.shape, []).append(index)
-        if len(by_size) == 1:
-            return self._predict_one_size(data)
-        predicted: dict[int, SegDataSample] = {}
-        for indices in by_size.values():
-            part = {key: [values[i] for i in indices] for key, values in data.items() if values is not None}
-            predicted |= zip(indices, self._predict_one_size(part), strict=True)
-        return [predicted[index] for index in range(len(predicted))]
-
-    def _predict_one_size(self, data: dict) -> SampleList:
-        """Predict images of one size; in slide mode, 8-bit images are normalised window by window.
-
-        Normalising an entire image takes 12 bytes a pixel, and as much again for each intermediate result.
-        """
-        preprocessor = self.data_preprocessor
-        images = data['inputs']
-        is_raw = all(image.dtype == torch.uint8 for image in images)
-        if self.test_cfg.mode != 'slide' or not is_raw or getattr(preprocessor, 'test_cfg', None):
-            return super().test_step(data)
-        data = preprocessor.cast_data(data)
-        images = data['inputs']
-        stacked = images[0][None] if len(images) == 1 else torch.stack(list(images))
-        return self.predict(stacked, data.get('data_samples'))
-
-    def val_step(self, data: dict) -> SampleList:
-        """As :meth:`test_step`."""
-        return self.test_step(data)
-
-    def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        """Segment overlapping windows of ``test_cfg`` and blend their logits, see :mod:`~crack_plugin.models.sliding`.
-
-        Args:
-            inputs: Normalised images, or 8-bit ones that the preprocessor has not seen, shape (N, 3, H, W).
-            batch_img_metas: Not used: padding is segmented as well.
-
-        Returns:
-            Logits, shape (N, K + 1, H, W), fp32; channel 0 (background) is 0.
-        """
-        cfg = self.test_cfg
-        count, _, height, width = inputs.shape
-        blended = inputs.new_zeros((count, self.out_channels, height, width), dtype=torch.float32)
-        sliding.blend_windows(
-            inputs,
-            self._segment_windows,
-            blended[:, 1:],
-            cfg.crop_size,
-            cfg.stride,
-            cfg.get('batch', sliding.DEFAULT_BATCH),
-            self.window_progress,
-        )
-        return blended
-
-    def _segment_windows(self, windows: Tensor) -> Tensor:
-        """Foreground logits (B, K, h, w) of windows (B, 3, h, w), which are normalised here if they are 8-bit."""
-        if windows.dtype == torch.uint8:
-            windows = self.data_preprocessor({'inputs': list(windows)}, training=False)['inputs']
-        return self.encode_decode(windows, [{}] * len(windows))[:, 1:]
-
-    def postprocess_result(self, seg_logits: Tensor, data_samples: OptSampleList = None) -> SampleList:
-        """MMSegmentation's, with ``pred_sem_seg`` by ``threshold`` instead of argmax, and without copies.
-
-        Args:
-            seg_logits: Shape (N, K + 1, H, W).
-            data_samples: N samples to fill; None for new ones.
-
-        Returns:
-            Samples with ``seg_logits`` of shape (K + 1, H, W), without padding, unflipped and at ``ori_shape``, and
-            with labels in ``pred_sem_seg``, shape (1, H, W), int64.
-        """
-        samples = data_samples if data_samples is not None else [SegDataSample() for _ in seg_logits]
-        for resized, sample in zip(seg_logits, samples, strict=True):
-            restored = logits.restore_original(resized, sample.metainfo)
-            labels = logits.threshold_labels(restored[None], self.threshold)
-            sample.set_data({'seg_logits': PixelData(data=restored), 'pred_sem_seg': PixelData(data=labels)})
-        return samples
-
     def _forward(self, inputs: Tensor, data_samples: OptSampleList = None) -> Tensor:
         metas = [{}] * len(inputs) if data_samples is None else [sample.metainfo for sample in data_samples]
         return self.encode_decode(inputs, metas)
@@ -294,11 +246,15 @@ class SAM3TextLoRA(EncoderDecoder):
     def save_adapter(self, folder: str | Path) -> None:
         """Write a PEFT adapter folder, for ``PeftModel.from_pretrained(Sam3Model.from_pretrained(base), folder)``.
 
+        A detail head is written beside it, as ``detail_head.safetensors``.
+
         Raises:
             AdapterError: The model has no adapters, or the folder cannot be written.
         """
         name, revision = self._base_source
         adapters.save(self._require_adapters(), folder, name, self.base_hash, revision)
+        if self.detail_head is not None:
+            save_head(self.detail_head, folder, self.base_hash)
 
     @property
     def prefix_bytes(self) -> int:
@@ -362,7 +318,8 @@ class SAM3TextLoRA(EncoderDecoder):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a complete Hugging Face SAM 3 with its processor, adapters merged and dropped modules from the base.
 
-        The folder is written under a temporary name and moved.
+        The folder is written under a temporary name and moved. It cannot hold a detail head, which is left out, with a
+        warning: the folder predicts what SAM 3's own resolution shows.
 
         Raises:
             FolderNotEmptyError: ``folder`` exists and is not empty.
@@ -376,6 +333,13 @@ class SAM3TextLoRA(EncoderDecoder):
         if adapter is not None:
             complete = adapters.merge_into(complete, adapter, is_initial=self.trainable == 'lora')
         save_base(complete, tokenizer, folder, self.data_preprocessor)
+        if self.detail_head is not None:
+            print_log(
+                f'{folder} holds SAM 3 with its adapters merged, without the detail head, which Sam3Model does not '
+                'have: it predicts less than this model. Keep the adapter folder or the checkpoint for that.',
+                logger='current',
+                level=30,
+            )
 
     def _configure_path(self) -> None:
         """Reduce the model to the modules, gradients, precision and computations that are needed."""
@@ -386,7 +350,7 @@ class SAM3TextLoRA(EncoderDecoder):
         if self.dtype is not None:
             lower_precision(self.sam3, self.dtype, {key.removeprefix('sam3.') for key in self._adapter_keys})
         semantic_path.share_rotary_embeddings(self.model)
-        semantic_path.checkpoint_activations(self.model, self._checkpointed_parts)
+        semantic_path.checkpoint_activations(self.model, [p for p in self._checkpointed_parts if p != 'detail_head'])
         self._compiled = semantic_path.compile_model(self.model, self._compile_options)
         self.untrained_keys = trained_weights.find_untrained(
             self.sam3, self.trainable, self._adapter_keys, self._unused
@@ -434,11 +398,19 @@ class SAM3TextLoRA(EncoderDecoder):
             return encode(images)
         return self._prefix_cache(images, encode).to(semantic_path.prefix_dtype(self.model))
 
-    def _encode_prompts(self) -> Tensor:
+    def _encode_prompts(self, negative: int | None = None) -> tuple[Tensor, Tensor]:
+        """Features and mask of the classes' prompts, and of a negative one after them."""
+        count = len(self.prompts)
+
+        def rows(of_all: Tensor) -> Tensor:
+            own = of_all[:count]
+            return own if negative is None else torch.cat([own, of_all[count + negative, None]])
+
+        mask = rows(self.prompt_mask)
         if self.prompt_features is not None:
-            return self.prompt_features
+            return rows(self.prompt_features), mask
         encode = self._compiled_or_plain(semantic_path.encode_prompts)
-        return encode(self.model, self.prompt_ids, self.prompt_mask)
+        return encode(self.model, rows(self.prompt_ids), mask), mask
 
     def _require_adapters(self) -> Any:
         if not adapters.is_adapted(self.sam3):

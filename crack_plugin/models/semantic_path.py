@@ -84,6 +84,11 @@ def output_size(model: Sam3) -> int:
     return 4 * input_size(model) // int(model.config.vision_config.backbone_config.patch_size)
 
 
+def embedding_channels(model: Sam3) -> int:
+    """Channels of the pixel decoder's embeddings."""
+    return int(model.config.mask_decoder_config.hidden_size)
+
+
 def unused_modules(model: Sam3) -> list[str]:
     """Names of the modules, of those still there, that the semantic logits do not depend on."""
     # The neck's last level is not passed on, and the pixel decoder takes one step fewer than it has levels.
@@ -228,11 +233,11 @@ def compile_path(**options: Any) -> dict[str, Callable[..., Tensor]]:
         **options: Of ``torch.compile``.
 
     Returns:
-        :func:`encode_prompts`, :func:`encode_prefix` and :func:`semantic_logits` under their names, compiled when they
-        are first called with a shape, and again with and without gradients.
+        :func:`encode_prompts`, :func:`encode_prefix`, :func:`semantic_logits` and :func:`semantic_features` under their
+        names, compiled when they are first called with a shape, and again with and without gradients.
     """
     _allow_recompiles()
-    functions = (encode_prompts, encode_prefix, semantic_logits)
+    functions = (encode_prompts, encode_prefix, semantic_logits, semantic_features)
     return {function.__name__: torch.compile(function, **options) for function in functions}
 
 
@@ -346,7 +351,7 @@ def encode_images(model: Sam3, hidden: Tensor, depth: int) -> tuple[list[Tensor]
 
 
 def semantic_logits(model: Sam3, hidden: Tensor, depth: int, prompts: Tensor, prompt_mask: Tensor) -> Tensor:
-    """Run everything after the prefix: see :func:`encode_images` and :func:`decode_semantic`.
+    """Run everything after the prefix: see :func:`encode_images` and :func:`embed_pixels`.
 
     Args:
         model: SAM 3.
@@ -358,12 +363,23 @@ def semantic_logits(model: Sam3, hidden: Tensor, depth: int, prompts: Tensor, pr
     Returns:
         Semantic logits, shape (N, K, 4s, 4s).
     """
-    return decode_semantic(model, *encode_images(model, hidden, depth), prompts, prompt_mask)
+    return semantic_features(model, hidden, depth, prompts, prompt_mask)[0]
 
 
-def decode_semantic(
-    model: Sam3, pyramid: list[Tensor], positions: Tensor, prompts: Tensor, prompt_mask: Tensor
-) -> Tensor:
+def semantic_features(
+    model: Sam3, hidden: Tensor, depth: int, prompts: Tensor, prompt_mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As :func:`semantic_logits`, with what they are projected from.
+
+    Returns:
+        Semantic logits, shape (N, K, 4s, 4s), and pixel embeddings, shape (N * K, C, 4s, 4s).
+    """
+    embeddings = embed_pixels(model, *encode_images(model, hidden, depth), prompts, prompt_mask)
+    logits = model.mask_decoder.semantic_projection(embeddings)
+    return logits.unflatten(0, (hidden.shape[0], len(prompts))).squeeze(2), embeddings
+
+
+def embed_pixels(model: Sam3, pyramid: list[Tensor], positions: Tensor, prompts: Tensor, prompt_mask: Tensor) -> Tensor:
     """Run the prompt-dependent part once for every pair of image and prompt.
 
     Args:
@@ -374,7 +390,7 @@ def decode_semantic(
         prompt_mask: True for a token, False for padding, shape (K, L).
 
     Returns:
-        Semantic logits, shape (N, K, 4s, 4s).
+        Embeddings of the pixel decoder, shape (N * K, C, 4s, 4s), all prompts of an image side by side.
     """
     images, classes = pyramid[0].shape[0], len(prompts)
     pyramid = [_pair(level, classes) for level in pyramid]
@@ -394,8 +410,7 @@ def decode_semantic(
         vision_pos_embeds=[_pair(positions, classes)],
         text_mask=mask,
     ).last_hidden_state
-    pixels = _embed_pixels(model.mask_decoder, pyramid, encoded, prompts, mask)
-    return model.mask_decoder.semantic_projection(pixels).unflatten(0, (images, classes)).squeeze(2)
+    return _embed_pixels(model.mask_decoder, pyramid, encoded, prompts, mask)
 
 
 def _embed_pixels(decoder: Any, pyramid: list[Tensor], encoded: Tensor, prompts: Tensor, mask: Any) -> Tensor:

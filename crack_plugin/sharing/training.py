@@ -16,7 +16,7 @@ from crack_plugin.checkpoints import find_best, find_last, load_from_local
 from crack_plugin.errors import CrackPluginError
 from crack_plugin.files import write_atomically
 from crack_plugin.hooks.adapter_checkpoint import RECORD
-from crack_plugin.models.adapters import BASE_HASH, WEIGHTS_FILE
+from crack_plugin.models.adapters import BASE_HASH, HEAD_FILE, WEIGHTS_FILE
 from crack_plugin.models.base import base_hash, load_base
 from crack_plugin.models.base_files import EMBEDDED, embedded_folder
 from crack_plugin.models.lora_config import CONFIG_FILE
@@ -73,6 +73,8 @@ class Training:
         if self.adapter is not None:
             for name in (WEIGHTS_FILE, CONFIG_FILE):
                 shutil.copyfile(self.adapter / name, folder / name)
+            if (self.adapter / HEAD_FILE).is_file():
+                shutil.copyfile(self.adapter / HEAD_FILE, folder / HEAD_FILE)
         elif self.checkpoint is not None:
             init_model(self.cfg.copy(), str(self.checkpoint), device='cpu').save_adapter(folder)
         else:

@@ -131,3 +131,28 @@ def test_weights_beyond_the_limit_of_onnx_lie_beside_it(tmp_path: Path, monkeypa
     export.export(adapted(), tmp_path / 'model.onnx', 'onnx')
     assert sorted(path.name for path in tmp_path.iterdir()) == ['model.onnx', 'model.onnx.data']
     onnxruntime.InferenceSession(str(tmp_path / 'model.onnx'), providers=['CPUExecutionProvider'])
+
+
+@pytest.mark.parametrize('size', ['image', 'square'])
+def test_a_detail_head_is_exported_too(size: str, tmp_path: Path) -> None:
+    """With negative prompts, which have no part in the file; a photograph that is not square, and another size."""
+    torch.manual_seed(1)
+    model = SAM3TextLoRA(
+        base=TINY_SAM3, lora=LORA, prompts=PROMPTS, detail_head={'size': size}, negative_prompts=['joint']
+    ).eval()
+    assert model.detail_head is not None
+    torch.nn.init.normal_(model.detail_head.correct.weight)
+    photograph = torch.randn(1, 3, 61, 90)
+    with torch.no_grad():
+        expected = model.encode_decode(photograph, [{}])[:, 1:]
+    assert export.export(model, tmp_path / 'model.pt2', 'pt2') < 1e-4
+    extra = {'crack_plugin': ''}
+    module = torch.export.load(tmp_path / 'model.pt2', extra_files=extra).module()
+    square = F.interpolate(photograph, size=(56, 56), mode='bilinear', align_corners=False, antialias=True)
+    with torch.no_grad():
+        logits = module(square, photograph) if 'max_pixels' in json.loads(extra['crack_plugin']) else module(square)
+    assert logits.shape == ((1, 2, 61, 90) if size == 'image' else (1, 2, 56, 56))
+    # Of 'square', logits are enlarged before they are added, and once more here.
+    atol = 1e-4 if size == 'image' else 0.5
+    resized = F.interpolate(logits, size=(61, 90), mode='bilinear', align_corners=False)
+    torch.testing.assert_close(resized, expected, atol=atol, rtol=0)

@@ -1,0 +1,215 @@
+"""A small convolutional head that corrects SAM 3's semantic logits at the resolution of the image.
+
+SAM 3 gives one logit for each 3.5 x 3.5 pixels of its square input, so a thinner crack lies inside one cell whatever
+adapters learn. The head sees the pixels themselves, beside the pixel decoder's embeddings and the logits, enlarged:
+
+    image -> 3x3 -> 3x3 ----------------+
+    embeddings -> 1x1 -> enlarged ------+--> 3x3 -> 3x3 -> 1x1 -> correction, to be added to the enlarged logits
+    logits ------------> enlarged ------+
+
+The last layer starts at zero: an untrained head corrects nothing.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from crack_plugin.errors import ConfigError
+from crack_plugin.files import write_atomically
+from crack_plugin.models.adapters import BASE_HASH, HEAD_FILE, AdapterError, check_base
+from crack_plugin.models.logits import resize, resize_from_square
+
+SIZES = ('image', 'square')
+MAX_PIXELS = 1008 * 1008
+"""As many pixels as SAM 3's own square has."""
+
+_HALO = 4
+"""Rows on either side that a row of the correction depends on: one for each 3x3 convolution."""
+
+_STRIP_PIXELS = 2**18
+"""Pixels computed at once: 25 MB for each activation of 24 channels in fp32."""
+
+
+class DetailHead(nn.Module):
+    """Correct coarse logits by what the image's pixels show.
+
+    Args:
+        embedding_channels: C, of the pixel decoder's embeddings.
+        channels: Of each convolution.
+        size: Resolution to work at: 'image' for that of the image, as the pipeline gives it, 'square' for the model's
+            square input.
+        max_pixels: An image of more pixels is reduced to as many for the head, and its correction enlarged again. The
+            head's time grows with the pixels: 43 kFLOP each with 24 channels.
+
+    Raises:
+        ConfigError: An argument is out of its range.
+    """
+
+    def __init__(
+        self, embedding_channels: int, channels: int = 24, size: str = 'image', max_pixels: int = MAX_PIXELS
+    ) -> None:
+        super().__init__()
+        for name, value in (('channels', channels), ('max_pixels', max_pixels)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f'detail_head has {name}={value!r}: give a positive whole number.')
+        if size not in SIZES:
+            raise ConfigError(f'detail_head has size={size!r}: choose {" or ".join(map(repr, SIZES))}.')
+        self.size, self.max_pixels = size, max_pixels
+        self.recompute = False
+        self.image = nn.Sequential(_convolution(3, channels), nn.GELU(), _convolution(channels, channels), nn.GELU())
+        self.project = nn.Conv2d(embedding_channels, channels, kernel_size=1)
+        self.refine = nn.Sequential(
+            _convolution(2 * channels + 1, channels), nn.GELU(), _convolution(channels, channels), nn.GELU()
+        )
+        self.correct = nn.Conv2d(channels, 1, kernel_size=1)
+        nn.init.zeros_(self.correct.weight)
+        nn.init.zeros_(self.correct.bias)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor, embeddings: Tensor, coarse: Tensor) -> Tensor:
+        """Correction of the logits at the images' resolution.
+
+        Args:
+            images: Normalised, shape (N, 3, H, W).
+            embeddings: Of the pixel decoder, shape (N * K, C, h, w), the K prompts of an image side by side.
+            coarse: Logits, shape (N, K, h, w).
+
+        Returns:
+            Shape (N, K, H, W), fp32.
+        """
+        count, classes = coarse.shape[:2]
+        # Before they are enlarged, and in their own precision: there are 256 channels of them.
+        weight, bias = self.project.weight.to(embeddings.dtype), self.project.bias.to(embeddings.dtype)
+        projected = F.conv2d(embeddings, weight, bias).float()
+        small = torch.cat([projected, coarse.float().reshape(-1, 1, *coarse.shape[2:])], dim=1)
+        large = F.interpolate(small, size=images.shape[-2:], mode='bilinear', align_corners=False)
+        if torch.compiler.is_compiling():
+            # Exported, for images of any size.
+            return self._correct(images, large, classes).reshape(count, classes, *images.shape[-2:])
+        rows = _row_ranges(images.shape[-2], len(small) * images.shape[-1])
+        correction = torch.cat([self._strip(images, large, classes, some) for some in rows], dim=2)
+        return correction.reshape(count, classes, *images.shape[-2:])
+
+    def _strip(self, images: Tensor, large: Tensor, classes: int, rows: range) -> Tensor:
+        """Correction (N * K, 1, rows, W) of some rows, which equals those of a computation on entire images."""
+        start, stop = max(0, rows.start - _HALO), min(images.shape[-2], rows.stop + _HALO)
+        parts = images[..., start:stop, :], large[..., start:stop, :], classes
+        if self.recompute and torch.is_grad_enabled():
+            correction = checkpoint(self._correct, *parts, use_reentrant=False)
+        else:
+            correction = self._correct(*parts)
+        return correction[..., rows.start - start : rows.stop - start, :]
+
+    def _correct(self, images: Tensor, large: Tensor, classes: int) -> Tensor:
+        pixels = self.image(images).repeat_interleave(classes, dim=0)
+        return self.correct(self.refine(torch.cat([pixels, large.to(pixels.dtype)], dim=1))).float()
+
+
+def corrections(
+    head: DetailHead,
+    images: Tensor,
+    square: Tensor,
+    regions: Sequence[tuple[int, int]],
+    embeddings: Tensor,
+    coarse: Tensor,
+) -> Tensor:
+    """Corrections of the logits of a padded batch.
+
+    Args:
+        head: With the ``size`` to work at.
+        images: Normalised, shape (N, 3, H, W).
+        square: The same as the model's square input, shape (N, 3, S, S).
+        regions: (height, width) of each image in ``images``; what lies outside is padding.
+        embeddings, coarse: As for :meth:`DetailHead.forward`.
+
+    Returns:
+        Shape (N, K, H, W), fp32, 0 where an image is padded.
+    """
+    size = (images.shape[-2], images.shape[-1])
+    if head.size == 'square':
+        return resize_from_square(head(_limited(square, head.max_pixels), embeddings, coarse), regions, size)
+    if len(set(regions)) == 1:
+        height, width = regions[0]
+        seen = _limited(images[..., :height, :width], head.max_pixels)
+        return resize_from_square(head(seen, embeddings, coarse), regions, size)
+    by_image = zip(
+        images.split(1), square.split(1), regions, embeddings.split(coarse.shape[1]), coarse.split(1), strict=True
+    )
+    return torch.cat([corrections(head, image, own, [region], *rest) for image, own, region, *rest in by_image])
+
+
+def save_head(head: DetailHead, folder: str | Path, base_hash: str) -> None:
+    """Write the head's weights into an adapter's folder, with its settings and the hash of the base.
+
+    Raises:
+        SaveError: The file cannot be written.
+    """
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in head.state_dict().items()}
+    settings = {'size': head.size, 'max_pixels': str(head.max_pixels), BASE_HASH: base_hash}
+    write_atomically(Path(folder, HEAD_FILE), save(weights, metadata=settings))
+
+
+def load_head(head: DetailHead | None, folder: str | Path, base_hash: str) -> None:
+    """Read the head's weights from an adapter's folder; an adapter without a head leaves it as it is.
+
+    Args:
+        head: Of the model; None if it has none.
+        folder: Of the adapter.
+        base_hash: Hash of the model's base.
+
+    Raises:
+        AdapterError: The adapter was trained with a head and the model has none, or another; or the file is damaged.
+    """
+    path = Path(folder, HEAD_FILE)
+    if not path.is_file():
+        if head is not None:
+            print_log(f'{folder} has no {HEAD_FILE}: the detail head starts at zero', logger='current')
+        return
+    try:
+        with safe_open(str(path), framework='pt') as file:
+            settings = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise AdapterError(f'{path} is damaged or cut short ({error}). Copy it again, or take another.') from error
+    channels = len(weights['correct.weight'][0]) if 'correct.weight' in weights else 0
+    size, max_pixels = settings.get('size'), settings.get('max_pixels')
+    trained = f'detail_head=dict(channels={channels}, size={size!r}, max_pixels={max_pixels})'
+    if head is None:
+        raise AdapterError(
+            f'{folder} was trained with a detail head, and the model has none: its adapters alone predict something '
+            f'else. Set model.{trained}; or delete {path}, to use the adapters without it.'
+        )
+    check_base(settings.get(BASE_HASH), base_hash, str(path))
+    own = head.state_dict()
+    if {name: weight.shape for name, weight in weights.items()} != {name: weight.shape for name, weight in own.items()}:
+        raise AdapterError(f'{path} does not fit the model: it is of {trained}, on a base of its own. Set the same.')
+    if not all(weight.isfinite().all() for weight in weights.values()):
+        raise AdapterError(f'{path} holds values that are NaN or infinite. Take another, or an earlier checkpoint.')
+    if (size, max_pixels) != (head.size, str(head.max_pixels)):
+        print_log(f'{path} was trained as {trained}; the settings of the config apply', logger='current', level=30)
+    head.load_state_dict(weights)
+
+
+def _limited(images: Tensor, max_pixels: int) -> Tensor:
+    """Images of at most about ``max_pixels`` pixels, in their own proportions."""
+    height, width = images.shape[-2:]
+    if height * width <= max_pixels:
+        return images
+    scale = math.sqrt(max_pixels / (height * width))
+    return resize(images, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
+def _row_ranges(height: int, width: int) -> list[range]:
+    rows = max(1, _STRIP_PIXELS // width)
+    return [range(start, min(start + rows, height)) for start in range(0, height, rows)]
+
+
+def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)

@@ -1,0 +1,109 @@
+"""Predict with a segmentor whose background logit is 0: images of unequal sizes, in windows, by a threshold."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from mmengine.config import ConfigDict
+from mmengine.structures import PixelData
+from mmseg.models.segmentors import EncoderDecoder
+from mmseg.structures import SegDataSample
+from mmseg.utils import OptSampleList, SampleList
+from torch import Tensor
+
+from crack_plugin.models import logits, sliding
+
+
+class ForegroundSegmentor(EncoderDecoder):
+    """What MMSegmentation's ``EncoderDecoder`` does after ``encode_decode``, with less memory.
+
+    A subclass sets the attributes, and implements ``encode_decode``.
+
+    Attributes:
+        test_cfg: With ``mode``, 'whole' or 'slide', and for the latter ``crop_size``, ``stride`` and ``batch``.
+        threshold: A pixel is foreground where 1 - p(background) exceeds it.
+        window_progress: Iterates over the batches of windows, and may show the progress.
+    """
+
+    test_cfg: ConfigDict
+    threshold: float
+    window_progress: Callable[[Sequence[sliding.Windows]], Iterable[sliding.Windows]]
+
+    def test_step(self, data: dict) -> SampleList:
+        """Predict a batch from the dataloader, whose images may differ in size; those of one size share a forward."""
+        by_size: dict[torch.Size, list[int]] = {}
+        for index, image in enumerate(data['inputs']):
+            by_size.setdefault(image.shape, []).append(index)
+        if len(by_size) == 1:
+            return self._predict_one_size(data)
+        predicted: dict[int, SegDataSample] = {}
+        for indices in by_size.values():
+            part = {key: [values[i] for i in indices] for key, values in data.items() if values is not None}
+            predicted |= zip(indices, self._predict_one_size(part), strict=True)
+        return [predicted[index] for index in range(len(predicted))]
+
+    def _predict_one_size(self, data: dict) -> SampleList:
+        """Predict images of one size; in slide mode, 8-bit images are normalised window by window.
+
+        Normalising an entire image takes 12 bytes a pixel, and as much again for each intermediate result.
+        """
+        preprocessor = self.data_preprocessor
+        images = data['inputs']
+        is_raw = all(image.dtype == torch.uint8 for image in images)
+        if self.test_cfg.mode != 'slide' or not is_raw or getattr(preprocessor, 'test_cfg', None):
+            return super().test_step(data)
+        data = preprocessor.cast_data(data)
+        images = data['inputs']
+        stacked = images[0][None] if len(images) == 1 else torch.stack(list(images))
+        return self.predict(stacked, data.get('data_samples'))
+
+    def val_step(self, data: dict) -> SampleList:
+        """As :meth:`test_step`."""
+        return self.test_step(data)
+
+    def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """Segment overlapping windows of ``test_cfg`` and blend their logits, see :mod:`~crack_plugin.models.sliding`.
+
+        Args:
+            inputs: Normalised images, or 8-bit ones that the preprocessor has not seen, shape (N, 3, H, W).
+            batch_img_metas: Not used: padding is segmented as well.
+
+        Returns:
+            Logits, shape (N, K + 1, H, W), fp32; channel 0 (background) is 0.
+        """
+        cfg = self.test_cfg
+        count, _, height, width = inputs.shape
+        blended = inputs.new_zeros((count, self.out_channels, height, width), dtype=torch.float32)
+        sliding.blend_windows(
+            inputs,
+            self._segment_windows,
+            blended[:, 1:],
+            cfg.crop_size,
+            cfg.stride,
+            cfg.get('batch', sliding.DEFAULT_BATCH),
+            self.window_progress,
+        )
+        return blended
+
+    def _segment_windows(self, windows: Tensor) -> Tensor:
+        """Foreground logits (B, K, h, w) of windows (B, 3, h, w), which are normalised here if they are 8-bit."""
+        if windows.dtype == torch.uint8:
+            windows = self.data_preprocessor({'inputs': list(windows)}, training=False)['inputs']
+        return self.encode_decode(windows, [{}] * len(windows))[:, 1:]
+
+    def postprocess_result(self, seg_logits: Tensor, data_samples: OptSampleList = None) -> SampleList:
+        """MMSegmentation's, with ``pred_sem_seg`` by ``threshold`` instead of argmax, and without copies.
+
+        Args:
+            seg_logits: Shape (N, K + 1, H, W).
+            data_samples: N samples to fill; None for new ones.
+
+        Returns:
+            Samples with ``seg_logits`` of shape (K + 1, H, W), without padding, unflipped and at ``ori_shape``, and
+            with labels in ``pred_sem_seg``, shape (1, H, W), int64.
+        """
+        samples = data_samples if data_samples is not None else [SegDataSample() for _ in seg_logits]
+        for resized, sample in zip(seg_logits, samples, strict=True):
+            restored = logits.restore_original(resized, sample.metainfo)
+            labels = logits.threshold_labels(restored[None], self.threshold)
+            sample.set_data({'seg_logits': PixelData(data=restored), 'pred_sem_seg': PixelData(data=labels)})
+        return samples
