@@ -86,7 +86,7 @@ def build_report(
     if run_model and checkpoint is not None:
         _evaluate_into(report, cfg, checkpoint, folder, examples, device)
     else:
-        _leave_out(report, 'the report was made with --no-evaluation')
+        _leave_out(report, f'the report was made {"with --no-evaluation" if shown is None else "without the model"}')
     report.write(folder)
     return folder
 

@@ -164,7 +164,7 @@ def _scores(training: Training) -> list[Block]:
     blocks: list[Block] = [
         Text(
             'On the validation images, of the foreground in each image, averaged over the images; the adapter is that '
-            'of the row in bold, which was selected by these scores.'
+            'of the row in bold.'
         ),
         Table(header, lines, strong),
     ]
