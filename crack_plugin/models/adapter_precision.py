@@ -34,11 +34,11 @@ def keep_in_fp32(model: nn.Module, trained: Collection[str], dtype: torch.dtype 
         computes_in = dtype or parameter.dtype
         if name not in trained or 'lora_' in name or computes_in == torch.float32:
             continue
-        module = model.get_submodule(name.rpartition('.')[0])
+        module: Any = model.get_submodule(name.rpartition('.')[0])
         if not isinstance(module, _Casting):
             # As torch.nn.utils.parametrize does it: names and values of the parameters stay what they are.
             module.__class__ = type(f'Casting{type(module).__name__}', (_Casting, type(module)), {})
-        module.compute_dtype = computes_in  # type: ignore[assignment]
+        module.compute_dtype = computes_in
         parameter.data = parameter.data.float()
 
 

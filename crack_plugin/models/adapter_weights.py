@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -18,7 +19,8 @@ def named_weights(model: PeftModel) -> dict[str, Tensor]:
     """An adapter's weights under the names of ``adapter_model.safetensors``: parameters and buffers, not copies."""
     state = model.state_dict(keep_vars=True)
     named = get_peft_model_state_dict(model, state_dict=state, adapter_name='default', save_embedding_layers=False)
-    if model.peft_config['default'].bias == 'lora_only':
+    config: Any = model.peft_config['default']
+    if config.bias == 'lora_only':
         # PEFT before 0.21 looks for them under other names.
         named |= {name: weight for name, weight in state.items() if name.endswith('.base_layer.bias')}
     return {name: weight for name, weight in named.items() if not _REDUNDANT.search(name)}

@@ -403,8 +403,8 @@ def _use_dropout_of(wanted: LoraConfig, config: LoraConfig, folder: Path) -> Non
     # On single parameters (target_parameters) PEFT has none.
     if not config.target_parameters:
         config.lora_dropout = wanted.lora_dropout
-    names = ('r', 'lora_alpha', 'target_modules', 'modules_to_save', 'bias', 'use_rslora', 'use_dora')
-    names += ('rank_pattern', 'alpha_pattern')
+    names = ['r', 'lora_alpha', 'target_modules', 'modules_to_save', 'bias', 'use_rslora', 'use_dora']
+    names += ['rank_pattern', 'alpha_pattern']
     differing = [name for name in names if getattr(config, name) != getattr(wanted, name)]
     if differing:
         values = ', '.join(f'{name}={getattr(config, name)!r} (not {getattr(wanted, name)!r})' for name in differing)
