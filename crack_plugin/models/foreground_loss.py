@@ -70,7 +70,7 @@ def strip_sums(sums: Sums, logits: Tensor, target: Tensor, weight: Tensor | None
     Returns:
         Shape (S, N, K).
     """
-    return _StripSums.apply(logits, target, weight, sums, halo)
+    return _StripSums.apply(logits, target, weight, sums, halo)  # type: ignore[call-arg]
 
 
 class _StripSums(torch.autograd.Function):
