@@ -182,14 +182,13 @@ def _sums(
     iterations: int,
 ) -> Tensor:
     """Sums over ``rows`` of S(p) g, S(p), S(g) p and S(g) for each image, by class, shape (4, N, K)."""
-    ignored: Tensor | None = (target == ignore_index)[:, None]
+    ignored = (target == ignore_index)[:, None]
     probability = foreground_probability(logits, has_background).masked_fill(ignored, 0)
     truth = one_hot_foreground(target, probability.shape[1]).masked_fill(ignored, 0).to(probability.dtype)
     # A GPU would have to be waited for, and fills pixels in no time.
-    if target.device.type == 'cpu' and not ignored.any():
-        ignored = None
-    predicted_line = soft_skeleton(probability, iterations, ignored)
-    true_line = soft_skeleton(truth, iterations, ignored)
+    left_out = None if target.device.type == 'cpu' and not ignored.any() else ignored
+    predicted_line = soft_skeleton(probability, iterations, left_out)
+    true_line = soft_skeleton(truth, iterations, left_out)
     products = [predicted_line * truth, predicted_line, true_line * probability, true_line]
     own = [product[..., rows, :] for product in products]
     if weight is not None:
@@ -245,7 +244,8 @@ class _Extreme(torch.autograd.Function):
 
 def _overlap(rows: int, columns: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Where pixels have a neighbour at this offset, and where these neighbours are, as indices of (..., H, W)."""
-    here, there = [...], [...]
+    here: list[Any] = [...]
+    there: list[Any] = [...]
     for step in (rows, columns):
         here.append(slice(max(0, -step), -step if step > 0 else None))
         there.append(slice(max(0, step), step if step < 0 else None))

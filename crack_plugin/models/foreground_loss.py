@@ -82,7 +82,8 @@ class _StripSums(torch.autograd.Function):
         ctx.options = sums, halo
         total: Tensor | None = None
         for rows, inside in _strips_of(logits, halo):
-            part = sums(*_cut(rows, logits, target, weight), inside)
+            strip, labels, factors = _cut(rows, logits, target, weight)
+            part = sums(strip, labels, factors, inside)
             total = part if total is None else total + part
         assert total is not None
         return total
@@ -94,10 +95,10 @@ class _StripSums(torch.autograd.Function):
         sums, halo = ctx.options
         result = torch.zeros_like(logits) if halo else torch.empty_like(logits)
         for rows, inside in _strips_of(logits, halo):
-            strip, *others = _cut(rows, logits, target, weight)
+            strip, labels, factors = _cut(rows, logits, target, weight)
             with torch.enable_grad():
                 strip = strip.detach().requires_grad_()
-                part = sums(strip, *others, inside)
+                part = sums(strip, labels, factors, inside)
             (own,) = torch.autograd.grad(part, strip, gradient)
             if halo:
                 # Its neighbours' pixels depend on the rows beside it.

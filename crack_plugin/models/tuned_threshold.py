@@ -9,22 +9,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.logging import print_log
-from torch import nn
 
 DEFAULT = 0.5
 KEY = 'threshold'
 """Its name in the metadata of a state dict."""
 
 
-def register_threshold(segmentor: nn.Module, threshold: float | None) -> None:
+def register_threshold(segmentor: Any, threshold: float | None) -> None:
     """Set a segmentor's ``threshold``, and let checkpoints bring and hold a tuned one.
 
     Args:
         segmentor: A ``SAM3TextLoRA``.
         threshold: That of the config, which has precedence over a checkpoint's; None for the checkpoint's, or 0.5.
     """
-    segmentor.threshold = DEFAULT if threshold is None else threshold  # type: ignore[assignment]
-    segmentor.configured_threshold = threshold  # type: ignore[assignment]
+    segmentor.threshold = DEFAULT if threshold is None else threshold
+    segmentor.configured_threshold = threshold
     segmentor.tuned_threshold = None
     segmentor.register_state_dict_post_hook(_write)
     segmentor.register_load_state_dict_pre_hook(_read)
