@@ -20,6 +20,9 @@ _FOLDERS = {'base': 'model folder', 'adapter': 'adapter folder'}
 """What an argument may be instead of a hub id."""
 
 
+_UNGATED = ' Without access: docs/bases.md names a base that is described as open to all (SAM3-LiteText).'
+
+
 class HubError(CrackPluginError, OSError):
     """The hub refused, or could not be reached; the message says what to do."""
 
@@ -109,6 +112,7 @@ def _download_failed(given: str, name: str, revision: str | None, argument: str,
         return (
             f'{start} It is a gated model: accept its licence at https://huggingface.co/{name}, then run `hf auth '
             f'login` with your token. On a machine without network, copy the {folder} there and set {argument} to it.'
+            f'{_UNGATED if argument == "base" else ""}'
         )
     if isinstance(refusal, RevisionNotFoundError):
         return f'{start} {name} has no branch, tag or commit {revision!r}: see https://huggingface.co/{name}/commits.'

@@ -86,8 +86,8 @@ class DetailHead(nn.Module):
         """
         count, classes = coarse.shape[:2]
         # Before they are enlarged, and in their own precision: there are 256 channels of them.
-        weight, bias = self.project.weight.to(embeddings.dtype), self.project.bias.to(embeddings.dtype)
-        projected = F.conv2d(embeddings, weight, bias).float()
+        own = {name: value.to(embeddings.dtype) for name, value in self.project.named_parameters()}
+        projected = torch.func.functional_call(self.project, own, embeddings).float()
         small = torch.cat([projected, coarse.float().reshape(-1, 1, *coarse.shape[2:])], dim=1)
         large = F.interpolate(small, size=images.shape[-2:], mode='bilinear', align_corners=False)
         if torch.compiler.is_compiling():

@@ -145,11 +145,13 @@ def metadata(segmentor: SAM3TextLoRA) -> dict[str, Any]:
         'std': preprocessor.std.flatten().tolist(),
         'resize': 'bilinear, antialiased, to image_size x image_size, without keeping the ratio',
         'output': 'logits (N, prompts, h, w): resize bilinearly (align_corners=False) to the image, then sigmoid',
-        **(_about_second_input(segmentor.detail_head) if _has_second_input(segmentor) else {}),
+        **_about_second_input(segmentor.detail_head),
     }
 
 
-def _about_second_input(head: DetailHead) -> dict[str, Any]:
+def _about_second_input(head: DetailHead | None) -> dict[str, Any]:
+    if head is None or head.size != 'image':
+        return {}
     return {
         'max_pixels': head.max_pixels,
         DETAIL: 'the normalised image before that resize; if it has more than max_pixels, resized to as many, '

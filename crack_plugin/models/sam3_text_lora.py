@@ -387,7 +387,7 @@ class SAM3TextLoRA(ForegroundSegmentor):
     def _has_adapter(self, module: str) -> bool:
         return adapters.has_adapter(self.model.get_submodule(module))
 
-    def _compiled_or_plain(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def _compiled_or_plain(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function`` of the semantic path, compiled if that was asked for."""
         return self._compiled.get(function.__name__, function)
 

@@ -195,7 +195,7 @@ def checkpoint_activations(model: Sam3, parts: Sequence[str] = PARTS) -> None:
             block.forward = _Checkpointed(block.forward)
 
 
-def compile_model(model: Sam3, options: Mapping[str, Any] | None) -> dict[str, Callable[..., Tensor]]:
+def compile_model(model: Sam3, options: Mapping[str, Any] | None) -> dict[str, Callable[..., Any]]:
     """Compile the semantic path as a whole or block by block.
 
     Args:
@@ -226,7 +226,7 @@ def compile_blocks(model: Sam3, **options: Any) -> None:
         block.compile(**options)
 
 
-def compile_path(**options: Any) -> dict[str, Callable[..., Tensor]]:
+def compile_path(**options: Any) -> dict[str, Callable[..., Any]]:
     """Compile the semantic path.
 
     Args:
@@ -237,7 +237,7 @@ def compile_path(**options: Any) -> dict[str, Callable[..., Tensor]]:
         names, compiled when they are first called with a shape, and again with and without gradients.
     """
     _allow_recompiles()
-    functions = (encode_prompts, encode_prefix, semantic_logits, semantic_features)
+    functions: tuple[Any, ...] = (encode_prompts, encode_prefix, semantic_logits, semantic_features)
     return {function.__name__: torch.compile(function, **options) for function in functions}
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ PROMPT_LENGTH = 32
 
 def clip_tokenizer() -> PreTrainedTokenizerBase:
     """Build CLIP's tokenizer, which is SAM 3's, from the BPE merges that mmsegmentation carries."""
+    vocabulary, merges = _clip_vocabulary()
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=PROMPT_LENGTH)
+
+
+@cache
+def _clip_vocabulary() -> tuple[dict[str, int], Any]:
+    """Ids by token, and merges."""
     spec = find_spec('mmseg')
     assert spec is not None and spec.origin is not None
     merges_file = Path(spec.origin).parent / 'utils' / 'bpe_simple_vocab_16e6.txt.gz'
@@ -28,8 +36,7 @@ def clip_tokenizer() -> PreTrainedTokenizerBase:
     merges: Any = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
     alphabet = _byte_alphabet()
     words = [*alphabet, *(f'{letter}</w>' for letter in alphabet), *(''.join(pair) for pair in merges)]
-    vocabulary = {word: index for index, word in enumerate([*words, '<|startoftext|>', '<|endoftext|>'])}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=PROMPT_LENGTH)
+    return {word: index for index, word in enumerate([*words, '<|startoftext|>', '<|endoftext|>'])}, merges
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
