@@ -46,9 +46,9 @@ def test_crops_train_and_windows_score(config: Path, monkeypatch: pytest.MonkeyP
     shapes: set[tuple[int, ...]] = set()
     foreground_logits = runner.model.foreground_logits
 
-    def noted(inputs, metas):
+    def noted(inputs, metas, negative=None):
         shapes.add((*inputs.shape, runner.model.training))
-        return foreground_logits(inputs, metas)
+        return foreground_logits(inputs, metas, negative)
 
     monkeypatch.setattr(runner.model, 'foreground_logits', noted)
     runner.train()

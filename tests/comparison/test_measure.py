@@ -75,7 +75,7 @@ def test_every_kind_of_attention_is_counted() -> None:
     assert count_flop(lambda: F.scaled_dot_product_attention(heads, heads, heads)) == products
 
 
-@pytest.mark.parametrize('target', ['path', 'blocks'])
+@pytest.mark.parametrize('target', ['blocks', pytest.param('path', marks=pytest.mark.slow)])
 def test_compiled_models_have_the_operations_of_plain_ones(tiny_config: Path, tmp_path: Path, target: str) -> None:
     """``fullgraph=True`` raises where a counter looks on, and generated code shows a counter no operation."""
     cfg = Config.fromfile(tiny_config)

@@ -70,7 +70,7 @@ def logged(work_dir: Path, key: str) -> dict[int, float]:
     return values
 
 
-@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_resumed_at_an_epoch_ends_in_the_same_weights(tiny_config: Path, tmp_path: Path, workers: int) -> None:
     loader = {'train_dataloader.num_workers': workers, 'train_dataloader.persistent_workers': workers > 0}
     train(tiny_config, tmp_path / 'whole', **loader)

@@ -236,6 +236,7 @@ def check_pictures(run: OfflineRun, row: dict[str, Any], crack_folder: Path) -> 
         assert intersection / union == pytest.approx(line['IoU'], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_without_key_terminal_and_network_the_data_is_on_disk(tiny_config: Path, tmp_path: Path) -> None:
     finished = train(with_hook(tiny_config), tmp_path, WANDB_BASE_URL='http://127.0.0.1:9')
     assert finished.returncode == 0, finished.stderr

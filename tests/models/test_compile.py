@@ -71,18 +71,10 @@ def assert_faithful(base: dict, device: str, dtype: str | None, checkpointing: b
     assert (logits - expected).norm() <= (1e-5 if dtype is None else 0.02) * expected.norm()
 
 
-@pytest.mark.parametrize(
-    ('dtype', 'checkpointing', 'compile'),
-    [
-        *product(PRECISIONS, (True,), (False,)),
-        ('bfloat16', True, TRACED),
-        ('bfloat16', True, {'target': 'blocks', **TRACED}),
-    ],
-)
-def test_every_adapter_gets_its_gradient(
-    tiny_sam3: dict, device: str, dtype: Any, checkpointing: bool, compile: Any
-) -> None:
-    assert_faithful(tiny_sam3, device, dtype, checkpointing, compile)
+@pytest.mark.parametrize('dtype', PRECISIONS)
+def test_every_adapter_gets_its_gradient(tiny_sam3: dict, device: str, dtype: Any) -> None:
+    """With checkpointing, not compiled."""
+    assert_faithful(tiny_sam3, device, dtype, True, False)
 
 
 @pytest.mark.slow

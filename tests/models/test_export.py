@@ -133,7 +133,7 @@ def test_weights_beyond_the_limit_of_onnx_lie_beside_it(tmp_path: Path, monkeypa
     onnxruntime.InferenceSession(str(tmp_path / 'model.onnx'), providers=['CPUExecutionProvider'])
 
 
-@pytest.mark.parametrize('size', ['image', 'square'])
+@pytest.mark.parametrize('size', ['image', pytest.param('square', marks=pytest.mark.slow)])
 def test_a_detail_head_is_exported_too(size: str, tmp_path: Path) -> None:
     """With negative prompts, which have no part in the file; a photograph that is not square, and another size."""
     torch.manual_seed(1)

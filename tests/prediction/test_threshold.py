@@ -4,6 +4,7 @@ import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ Tune = Callable[..., Path]
 def dark_is_crack(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is dark is crack, more or less: so the best threshold is in the middle of the range."""
 
-    def foreground_logits(self: SAM3TextLoRA, inputs: torch.Tensor, metas: list[dict]) -> torch.Tensor:
+    def foreground_logits(self: SAM3TextLoRA, inputs: torch.Tensor, metas: list[dict], *_: Any) -> torch.Tensor:
         return -3 * inputs.mean(dim=1, keepdim=True) - 1.5
 
     monkeypatch.setattr(SAM3TextLoRA, 'foreground_logits', foreground_logits)

@@ -190,6 +190,7 @@ def test_push_and_predict(
 
 
 @pytest.mark.usefixtures('without_report')
+@pytest.mark.slow
 def test_adapter_of_a_checkpoint_alone(work_dir: Path, tool: Callable[..., None]) -> None:
     before = load_file(work_dir / 'adapters' / 'best' / 'adapter_model.safetensors')
     shutil.rmtree(work_dir / 'adapters')
@@ -200,6 +201,7 @@ def test_adapter_of_a_checkpoint_alone(work_dir: Path, tool: Callable[..., None]
 
 
 @pytest.mark.usefixtures('without_report')
+@pytest.mark.slow
 def test_base_in_a_folder_needs_a_name(
     work_dir: Path, tool: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
