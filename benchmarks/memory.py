@@ -31,6 +31,8 @@ TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
         'sam3_lora_crack_last8',
         {'activation_checkpointing': True},
     ),
+    'sam3_lora_crack_lowmem with a detail head': ('sam3_lora_crack_lowmem', {'detail_head': {}}),
+    'sam3_lora_crack_fast with a detail head, not compiled': ('sam3_lora_crack_fast', {'detail_head': {}}),
     'sam3_litetext_lora_crack: SAM3-LiteText, fp16 autocast': ('sam3_litetext_lora_crack', {'base': LITE_TEXT}),
     'sam3_lora_crack_lowmem on SAM3-LiteText': ('sam3_lora_crack_lowmem', {'base': LITE_TEXT}),
     'sam3_lora_crack_mlp, not compiled': ('sam3_lora_crack_mlp', {}),
@@ -143,13 +145,21 @@ def main() -> None:
         height, width = PHOTOGRAPH
         print(f'\n| training step on photographs of {height} x {width} px | peak GB |\n|---|---|')
         for name in ('sam3_lora_crack_lowmem', 'sam3_lora_crack_fast'):
-            print(f'| {name} | {our_peak(name, size, images, picture=PHOTOGRAPH) / 1e9:.2f} |', flush=True)
+            plain = our_peak(name, size, images, picture=PHOTOGRAPH)
+            corrected = our_peak(name, size, images, picture=PHOTOGRAPH, detail_head={})
+            print(f'| {name} | {plain / 1e9:.2f} |', flush=True)
+            print(f'| {name} with a detail head | {corrected / 1e9:.2f} |', flush=True)
         print('\n| inference | peak GB |\n|---|---|')
         print(f'| reference, fp16 autocast | {reference_peak(size, images, inference=True) / 1e9:.2f} |')
         apart = our_peak('sam3_lora_crack_fast', size, images, inference=True, merged=False)
         print(f'| adapters apart, bfloat16 | {apart / 1e9:.2f} |')
         merged = our_peak('sam3_lora_crack_fast', size, images, inference=True)
         print(f'| merged, bfloat16, text encoded once | {merged / 1e9:.2f} |')
+        pictures = {"a picture of the model's size": (size, size), f'a photograph of {height} x {width} px': PHOTOGRAPH}
+        for name, picture in pictures.items():
+            for head in (None, {}):
+                peak = our_peak('sam3_lora_crack_fast', size, images, inference=True, picture=picture, detail_head=head)
+                print(f'| the same, {name}{", with a detail head" if head is not None else ""} | {peak / 1e9:.2f} |')
 
 
 if __name__ == '__main__':
