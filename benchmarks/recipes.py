@@ -28,7 +28,6 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs' / 'sam3_tiny_lora_crack.py'
 COLUMNS = ('crack/IoU', 'crack/clIoU', 'crack/Precision', 'crack/Recall', 'crack/ODS')
 ATTENTION = ['q_proj', 'k_proj', 'v_proj', 'o_proj']
-HEAD_RATE = {'custom_keys': {'detail_head': {'lr_mult': 1.0}}}
 DICE, CLDICE, BCE = (
     {'type': 'ForegroundDiceLoss'},
     {'type': 'CenterlineDiceLoss', 'loss_weight': 0.5},
