@@ -95,9 +95,9 @@ def decode_losses(
     # A model on the meta device, built to be counted, has no autocast.
     with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
         for loss in losses:
-            # Not an inherited one: a subclass may have another formula in its forward.
-            if not has_background and 'of_foreground' in vars(type(loss)):
-                value = vars(type(loss))['of_foreground'](loss, logits, labels, ignore_index)
+            of_foreground = None if has_background else _of_foreground(loss)
+            if of_foreground is not None:
+                value = of_foreground(logits, labels, ignore_index)
             else:
                 whole = logits if has_background else F.pad(logits, (0, 0, 0, 0, 1, 0))
                 call = _CALLS.get(type(loss), _call)
@@ -117,6 +117,15 @@ def loss_name(loss: nn.Module) -> str:
         return str(loss.loss_name)
     words = re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', type(loss).__name__).lower()
     return f'loss_{words.removesuffix("_loss")}'
+
+
+def _of_foreground(loss: nn.Module) -> Callable[..., Tensor] | None:
+    """The loss's method for logits without background, of the class that has its ``forward``.
+
+    A subclass with a ``forward`` of its own may have another formula.
+    """
+    owner = next(kind for kind in type(loss).__mro__ if 'forward' in vars(kind))
+    return getattr(loss, 'of_foreground', None) if 'of_foreground' in vars(owner) else None
 
 
 def _build(config: Mapping[str, Any]) -> nn.Module:

@@ -6,14 +6,13 @@ from typing import Any
 
 import torch
 from mmseg.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from crack_plugin.losses import LossError
 from crack_plugin.models.foreground_loss import (
-    check_background,
-    check_inputs,
+    ForegroundLoss,
     foreground_probability,
     one_hot_foreground,
     strip_sums,
@@ -27,7 +26,7 @@ SQUARE = (*CROSS, (-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
 @MODELS.register_module()
-class CenterlineDiceLoss(nn.Module):
+class CenterlineDiceLoss(ForegroundLoss):
     r"""Soft clDice loss of the softmax probabilities of the foreground classes, per image and class.
 
     By Shit et al., "clDice - a novel topology-preserving loss function for tubular structure segmentation", CVPR 2021:
@@ -69,64 +68,17 @@ class CenterlineDiceLoss(nn.Module):
     def __init__(
         self, smooth: float = 1.0, iterations: int = 10, loss_weight: float = 1.0, loss_name: str = 'loss_cldice'
     ) -> None:
-        super().__init__()
-        if smooth <= 0:
-            raise LossError(f'smooth must be positive, got {smooth}: an image without foreground would give 0 / 0')
+        super().__init__(smooth, loss_weight, loss_name)
         if not isinstance(iterations, int) or iterations < 1:
             raise LossError(
                 f'iterations={iterations!r}: give half the width of the widest crack in pixels, a whole number of at '
                 'least 1'
             )
-        self.smooth = smooth
         self.iterations = iterations
-        self.loss_weight = loss_weight
-        self._loss_name = loss_name
-
-    @property
-    def loss_name(self) -> str:
-        """Name of the loss in the log."""
-        return self._loss_name
-
-    def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = 255) -> Tensor:
-        """Compute the loss as ``BaseDecodeHead.loss_by_feat`` calls it.
-
-        Args:
-            pred (Tensor): Logits, shape (N, K + 1, H, W), channel 0 the background. Half precision is computed in
-                float32, under autocast too.
-            target (Tensor): Integer labels, shape (N, H, W): 0 the background, 1 to K the classes, ``ignore_index``.
-            weight (Tensor, optional): Factor on each pixel in all sums, shape (N, H, W): what MMSeg's pixel samplers
-                give. It leaves the skeletons as they are. Defaults to None, every pixel 1.
-            ignore_index (int): Label of the pixels left out. Defaults to 255.
-
-        Returns:
-            Tensor: The loss, a scalar in float32 (float64 for float64 logits).
-
-        Raises:
-            LossError: A shape does not fit, or a label is neither a class nor ``ignore_index``.
-        """
-        check_background(self, pred)
-        return self._loss(pred, target, weight, ignore_index, has_background=True)
-
-    def of_foreground(self, logits: Tensor, target: Tensor, ignore_index: int = 255) -> Tensor:
-        """The same for a background logit of 0 everywhere, which then need not be in memory.
-
-        Args:
-            logits (Tensor): Foreground logits, shape (N, K, H, W), K at least 1.
-            target (Tensor): As for :meth:`forward`.
-            ignore_index (int): As for :meth:`forward`.
-
-        Returns:
-            Tensor: The loss, as from :meth:`forward`.
-
-        Raises:
-            LossError: As from :meth:`forward`.
-        """
-        return self._loss(logits, target, None, ignore_index, has_background=False)
 
     def _loss(
         self, logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, has_background: bool
     ) -> Tensor:
-        check_inputs(logits, target, weight, ignore_index, has_background)
         sums = partial(_sums, ignore_index=ignore_index, has_background=has_background, iterations=self.iterations)
         # Each iteration looks one pixel further, and the first opening two.
         found, predicted, hit, true = strip_sums(sums, logits, target, weight, halo=self.iterations + 2)

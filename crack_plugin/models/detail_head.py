@@ -174,7 +174,7 @@ def load_head(head: DetailHead | None, folder: str | Path, base_hash: str) -> No
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise AdapterError(f'{path} is damaged or cut short ({error}). Copy it again, or take another.') from error
-    shape = weights['correct.weight'].shape if 'correct.weight' in weights else ()
+    shape: tuple[int, ...] = tuple(weights['correct.weight'].shape) if 'correct.weight' in weights else ()
     channels = shape[1] if len(shape) == 4 else 0
     size, max_pixels = settings.get('size'), settings.get('max_pixels')
     trained = f'detail_head=dict(channels={channels}, size={size!r}, max_pixels={max_pixels})'

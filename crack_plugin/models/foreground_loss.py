@@ -1,11 +1,12 @@
 """What the losses of foreground channels share: probabilities, checks, and sums over an image in strips."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from crack_plugin.losses import LossError
@@ -13,6 +14,80 @@ from crack_plugin.models.strips import strips
 
 Sums = Callable[[Tensor, Tensor, Tensor | None, slice], Tensor]
 """Sums (S, N, K) of a strip: of its logits, target, weight, and over which of its rows."""
+
+
+class ForegroundLoss(nn.Module, ABC):
+    """A loss on the foreground channels of a (K + 1)-class segmentor, as MMSegmentation's decode heads call it.
+
+    Args:
+        smooth (float): Smoothing term of its fractions, in pixels.
+        loss_weight (float): Factor on the loss.
+        loss_name (str): Name of the loss in the log.
+
+    Raises:
+        LossError: ``smooth`` is not positive.
+    """
+
+    def __init__(self, smooth: float, loss_weight: float, loss_name: str) -> None:
+        super().__init__()
+        if smooth <= 0:
+            raise LossError(f'smooth must be positive, got {smooth}: an image without foreground would give 0 / 0')
+        self.smooth = smooth
+        self.loss_weight = loss_weight
+        self._loss_name = loss_name
+
+    @property
+    def loss_name(self) -> str:
+        """Name of the loss in the log."""
+        return self._loss_name
+
+    def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = 255) -> Tensor:
+        """Compute the loss as ``BaseDecodeHead.loss_by_feat`` calls it.
+
+        Args:
+            pred (Tensor): Logits, shape (N, K + 1, H, W), channel 0 the background. Half precision is computed in
+                float32, under autocast too.
+            target (Tensor): Integer labels, shape (N, H, W): 0 the background, 1 to K the classes, ``ignore_index``.
+            weight (Tensor, optional): Factor on each pixel in all sums, shape (N, H, W): what MMSeg's pixel samplers
+                give. Skeletons stay as they are. Defaults to None, every pixel 1.
+            ignore_index (int): Label of the pixels left out. Defaults to 255.
+
+        Returns:
+            Tensor: The loss, a scalar in float32 (float64 for float64 logits).
+
+        Raises:
+            LossError: A shape does not fit, or a label is neither a class nor ``ignore_index``.
+        """
+        if pred.ndim != 4 or pred.shape[1] < 2:
+            raise LossError(
+                f'{type(self).__name__} needs logits of shape (N, K + 1, H, W) with a background channel, '
+                f'got {tuple(pred.shape)}. For a one-logit head, set out_channels=2.'
+            )
+        _check_inputs(pred, target, weight, ignore_index, has_background=True)
+        return self._loss(pred, target, weight, ignore_index, has_background=True)
+
+    def of_foreground(self, logits: Tensor, target: Tensor, ignore_index: int = 255) -> Tensor:
+        """The same for a background logit of 0 everywhere, which then need not be in memory.
+
+        Args:
+            logits (Tensor): Foreground logits, shape (N, K, H, W), K at least 1.
+            target (Tensor): As for :meth:`forward`.
+            ignore_index (int): As for :meth:`forward`.
+
+        Returns:
+            Tensor: The loss, as from :meth:`forward`.
+
+        Raises:
+            LossError: As from :meth:`forward`.
+        """
+        _check_inputs(logits, target, None, ignore_index, has_background=False)
+        return self._loss(logits, target, None, ignore_index, has_background=False)
+
+    @abstractmethod
+    def _loss(
+        self, logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, has_background: bool
+    ) -> Tensor:
+        """The loss of checked inputs."""
 
 
 def foreground_probability(logits: Tensor, has_background: bool) -> Tensor:
@@ -37,7 +112,7 @@ def one_hot_foreground(target: Tensor, classes: int) -> Tensor:
     return target[:, None] == labels[:, None, None]
 
 
-def check_inputs(
+def _check_inputs(
     logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, has_background: bool
 ) -> None:
     """Raise a ``LossError`` where shapes do not fit, or a label is neither a class nor ``ignore_index``."""
@@ -46,15 +121,6 @@ def check_inputs(
         if tensor is not None and tuple(tensor.shape) != pixels:
             raise LossError(f'{name} has shape {tuple(tensor.shape)}, the logits need {pixels}')
     _check_labels(target, logits.shape[1] if has_background else logits.shape[1] + 1, ignore_index)
-
-
-def check_background(loss: object, pred: Tensor) -> None:
-    """Raise a ``LossError`` unless logits have a channel for the background and at least one more."""
-    if pred.ndim != 4 or pred.shape[1] < 2:
-        raise LossError(
-            f'{type(loss).__name__} needs logits of shape (N, K + 1, H, W) with a background channel, '
-            f'got {tuple(pred.shape)}. For a one-logit head, set out_channels=2.'
-        )
 
 
 def strip_sums(sums: Sums, logits: Tensor, target: Tensor, weight: Tensor | None, halo: int = 0) -> Tensor:
