@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, negative in (('without', []), ('with', NEGATIVE)):
             cfg = recipe_config(args.recipe, args.data_root, 336, args.images)
             cfg.model.negative_prompts = negative
-            path = train(cfg, args.work_dir / f'{args.recipe}_{name}_{seed}', seed)
+            folder = f'{args.data_root.resolve().name}_{args.images}_{args.recipe}_{name}_{seed}'
+            path = train(cfg, args.work_dir / folder, seed)
             iou, marked = iou_and_marked(path, NEGATIVE)
             cells = ' | '.join(f'{100 * share:.3f}%' for share in marked)
             print(f'| {name} negative prompts | {seed} | {iou:.3f} | {cells} |', flush=True)

@@ -28,7 +28,6 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs' / 'sam3_tiny_lora_crack.py'
 COLUMNS = ('crack/IoU', 'crack/clIoU', 'crack/Precision', 'crack/Recall', 'crack/ODS')
 ATTENTION = ['q_proj', 'k_proj', 'v_proj', 'o_proj']
-HEAD_RATE = {'custom_keys': {'detail_head': {'lr_mult': 1.0}}}
 DICE, CLDICE, BCE = (
     {'type': 'ForegroundDiceLoss'},
     {'type': 'CenterlineDiceLoss', 'loss_weight': 0.5},
@@ -67,6 +66,7 @@ PARTS: dict[str, dict[str, Any]] = {
     'lr-double': {'optim_wrapper': {'optimizer': {'lr': 4e-3}}},
     'batch2': {'train_dataloader': {'batch_size': 2}},
 }
+KEY = ('data', 'size', 'images', 'recipe')
 Run = dict[str, Any]
 
 
@@ -96,15 +96,13 @@ def recipe_config(recipe: str, data_root: Path, size: int, images: int) -> Confi
     """The config of a training: parts on top of the tiny model's."""
     cfg = Config.fromfile(CONFIG)
     for part in recipe.split('+'):
-        if part not in PARTS:
-            sys.exit(f'--recipes {recipe}: {part!r} is not one of {", ".join(PARTS)}.')
         cfg.merge_from_dict(PARTS[part])
     loaders = [cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader]
     masks = (data_root / 'train' / 'masks').is_dir() and not (data_root / 'train' / 'labels').is_dir()
     for loader in loaders:
         loader.dataset.update(data_root=str(data_root), **({'annotations': 'masks'} if masks else {}))
     cfg.model.image_size = size
-    epochs = round(images / number_of_images(data_root))
+    epochs = max(1, round(images / number_of_images(data_root)))
     cfg.train_cfg.update(max_epochs=epochs, val_interval=10**6)
     cfg.param_scheduler[0].T_max = epochs
     # Scores alone are kept.
@@ -135,13 +133,17 @@ def train(cfg: Config, folder: Path, seed: int) -> dict[str, float]:
 
 
 def table(runs: Sequence[Run]) -> str:
-    """Mean and standard deviation of the seeds, one row for each data set, size and recipe."""
-    lines = ['| data | size | recipe | seeds | ' + ' | '.join(name.removeprefix('crack/') for name in COLUMNS) + ' |']
-    lines.append('|---' * (4 + len(COLUMNS)) + '|')
-    for data, size, recipe in dict.fromkeys((run['data'], run['size'], run['recipe']) for run in runs):
-        same = [run for run in runs if (run['data'], run['size'], run['recipe']) == (data, size, recipe)]
+    """Mean and standard deviation of the seeds, one row for each data set, size, number of images and recipe."""
+    lines = [
+        '| data | size | images | recipe | seeds | '
+        + ' | '.join(name.removeprefix('crack/') for name in COLUMNS)
+        + ' |'
+    ]
+    lines.append('|---' * (len(KEY) + 1 + len(COLUMNS)) + '|')
+    for key in dict.fromkeys(tuple(run[name] for name in KEY) for run in runs):
+        same = [run for run in runs if tuple(run[name] for name in KEY) == key]
         cells = [_mean_and_deviation([run['scores'][name] for run in same]) for name in COLUMNS]
-        lines.append(f'| {data} | {size} | {recipe} | {len(same)} | ' + ' | '.join(cells) + ' |')
+        lines.append('| ' + ' | '.join(map(str, [*key, len(same), *cells])) + ' |')
     return '\n'.join(lines)
 
 
@@ -152,20 +154,26 @@ def _mean_and_deviation(values: Sequence[float]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, and print the table."""
-    args = make_parser().parse_args(argv)
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    unknown = {part for recipe in args.recipes for part in recipe.split('+')} - set(PARTS)
+    if unknown or not all('=' in each for each in args.data):
+        parser.error(f'parts that there are not: {sorted(unknown)}; --data {args.data} (NAME=FOLDER)')
     start = time.monotonic()
     runs: list[Run] = json.loads(args.results.read_text()) if args.results.is_file() else []
-    done = {(run['data'], run['size'], run['recipe'], run['seed']) for run in runs}
+    done = {(run['data'], run['size'], run['images'], run['recipe'], run['seed']) for run in runs}
     for recipe in args.recipes:
         for name, folder in (each.split('=', 1) for each in args.data):
             data = f'{name} (split of train)' if args.screen else name
             root = screening_split(Path(folder), args.work_dir / f'{name}_split') if args.screen else Path(folder)
             for seed in args.seeds:
-                if (data, args.size, recipe, seed) in done or time.monotonic() - start > 60 * args.minutes:
+                if (data, args.size, args.images, recipe, seed) in done or time.monotonic() - start > 60 * args.minutes:
                     continue
                 cfg = recipe_config(recipe, root, args.size, args.images)
-                scores = train(cfg, args.work_dir / f'{data.split()[0]}_{args.size}_{recipe}_{seed}', seed)
-                runs.append({'data': data, 'size': args.size, 'recipe': recipe, 'seed': seed, 'scores': scores})
+                part = 'split' if args.screen else 'all'
+                scores = train(cfg, args.work_dir / f'{name}_{part}_{args.size}_{args.images}_{recipe}_{seed}', seed)
+                what = {'data': data, 'size': args.size, 'images': args.images, 'recipe': recipe, 'seed': seed}
+                runs.append({**what, 'scores': scores})
                 write_atomically(args.results, (json.dumps(runs, indent=1) + '\n').encode())
                 print(f'{data}, {args.size} px, {recipe}, seed {seed}: IoU {scores["crack/IoU"]:.3f}', flush=True)
     print(table(runs))

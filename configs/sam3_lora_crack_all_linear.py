@@ -4,7 +4,7 @@ model = dict(
     lora=dict(
         target_modules='all-linear',
         exclude_modules=r'(detr_decoder|geometry_encoder|dot_product_scoring|mask_decoder\.mask_embedder'
-        r'|text_encoder\.text_projection)(\..*)?',
+        r'|text_encoder\.(text_)?projection)(\..*)?',
     ),
 )
 # On a 4 GB GPU: model.activation_checkpointing=True

@@ -327,6 +327,7 @@ def test_two_accumulated_batches_of_one_are_a_batch_of_two(config: Path, tmp_pat
     assert max((value - whole.start[name]).abs().max() for name, value in whole.trained[-1].items()) > 0.01
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_a_training_that_gets_no_better(config: Path, tmp_path: Path) -> None:
     stopping = {'type': 'EarlyStoppingHook', 'monitor': 'crack/IoU', 'rule': 'greater', 'patience': 2, 'min_delta': 1.0}
     runner = train(config, tmp_path / 'stopped', **{'custom_hooks': [stopping], 'train_cfg.max_epochs': 6})

@@ -35,6 +35,10 @@ def keep_in_fp32(model: nn.Module, trained: Collection[str], dtype: torch.dtype 
         if name not in trained or 'lora_' in name or computes_in == torch.float32:
             continue
         module: Any = model.get_submodule(name.rpartition('.')[0])
+        if isinstance(module, nn.BatchNorm2d):
+            # Entirely in fp32, as in cast_frozen: torch mixes it with an input of low precision.
+            module.float()
+            continue
         if not isinstance(module, _Casting):
             # As torch.nn.utils.parametrize does it: names and values of the parameters stay what they are.
             module.__class__ = type(f'Casting{type(module).__name__}', (_Casting, type(module)), {})

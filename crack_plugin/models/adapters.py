@@ -12,11 +12,11 @@ has changed.
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
+import torch
 from mmengine.logging import print_log
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
@@ -29,7 +29,7 @@ from crack_plugin import hub
 from crack_plugin.files import honour_umask
 from crack_plugin.models import lora_config
 from crack_plugin.models.adapter_precision import keep_in_fp32
-from crack_plugin.models.adapter_weights import load_weights, named_weights, weight_keys
+from crack_plugin.models.adapter_weights import base_weights, load_weights, named_weights, weight_keys
 from crack_plugin.models.lora_config import CONFIG_FILE, AdapterError
 
 WEIGHTS_FILE = 'adapter_model.safetensors'
@@ -134,7 +134,12 @@ def inject_from(model: nn.Module, folder: str | Path, lora: Mapping[str, Any] | 
 
 
 def save(
-    model: PeftModel, folder: str | Path, base_name: str | None, base_hash: str, revision: str | None = None
+    model: PeftModel,
+    folder: str | Path,
+    base_name: str | None,
+    base_hash: str,
+    revision: str | None = None,
+    head: bytes | None = None,
 ) -> None:
     """Write a PEFT adapter folder: ``adapter_config.json`` and ``adapter_model.safetensors``.
 
@@ -146,6 +151,7 @@ def save(
         base_name: Folder or hub id of the base, or None if it has neither.
         base_hash: Hash of the base weights.
         revision: Branch, tag or commit of the base on the hub; None for the default.
+        head: Content of :data:`HEAD_FILE`; None for a model without a detail head. A former one is removed then.
 
     Raises:
         AdapterError: The folder cannot be written.
@@ -161,10 +167,16 @@ def save(
         with tempfile.TemporaryDirectory(dir=folder, prefix='.adapter-', suffix='.unfinished') as scratch:
             save_file(weights, str(Path(scratch) / WEIGHTS_FILE), metadata={'format': 'pt', BASE_HASH: base_hash})
             config.save_pretrained(scratch)
-            for name in (WEIGHTS_FILE, CONFIG_FILE):
+            names = [WEIGHTS_FILE, CONFIG_FILE]
+            if head is not None:
+                names.append(HEAD_FILE)
+                Path(scratch, HEAD_FILE).write_bytes(head)
+            for name in names:
                 honour_umask(Path(scratch, name))
-            for name in (WEIGHTS_FILE, CONFIG_FILE):
+            for name in names:
                 Path(scratch, name).replace(folder / name)
+            if head is None:
+                (folder / HEAD_FILE).unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         raise AdapterError(
             f'adapter {folder} could not be written: {error}. What was saved before is complete. Free space, or make '
@@ -211,8 +223,13 @@ def merge_into(base: nn.Module, adapter: Snapshot, is_initial: bool = True) -> A
     Raises:
         AdapterError: The adapters do not fit, or a weight would become NaN or infinite.
     """
-    config = adapter.config if is_initial else replace(adapter.config, init_lora_weights=True)
-    adapted = get_peft_model(base.float(), config)
+    trained = None if is_initial else {name: value.clone() for name, value in base.float().state_dict().items()}
+    adapted = get_peft_model(base.float(), adapter.config)
+    if trained is not None:
+        # What the initialisation made of them was done once already.
+        with torch.no_grad():
+            for name, value in base_weights(adapted).items():
+                value.copy_(trained[name])
     load_weights(adapted, adapter.weights, 'in memory')
     return merge(adapted)
 

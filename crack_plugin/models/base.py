@@ -85,7 +85,14 @@ def _random_model(overrides: dict[str, Any], image_size: int | None) -> Sam3:
         raise ConfigError(f'base has model_type={model_type!r}: known are {base_types.KNOWN}.')
     if isinstance(overrides.get('vision_config'), dict) and 'backbone_config' in overrides['vision_config']:
         overrides['vision_config']['backbone_config'].setdefault('model_type', 'sam3_vit_model')
-    config = base_types.CONFIGS[model_type](**overrides)
+    config_class = base_types.CONFIGS[model_type]
+    defaults = config_class()
+    unknown = [name for name in overrides if not hasattr(defaults, name)]
+    if unknown:
+        raise ConfigError(
+            f'base has {", ".join(unknown)}, which {config_class.__name__} does not have. Check the names.'
+        )
+    config = config_class(**overrides)
     semantic_path.set_image_size(config, image_size)
     # Without `devices` torch warns where there are several GPUs.
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -98,7 +105,7 @@ def _load_weights(base: str, folder: Path, config: Any) -> Sam3:
         loaded: Any = base_types.model_class(config).from_pretrained(
             str(folder), config=config, output_loading_info=True
         )
-    except (ImportError, OSError, SafetensorError) as error:
+    except (ImportError, OSError, SafetensorError, ValueError) as error:
         raise BaseModelError(base_files.loading_failed(base, error)) from error
     except pickle.UnpicklingError as error:
         raise BaseModelError(

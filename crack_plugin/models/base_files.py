@@ -125,12 +125,19 @@ def read_config(base: str, folder: Path) -> Any:
         )
     try:
         # TypeError and the like: values that only a damaged or foreign file has.
-        return config_class.from_dict(detector)
+        config = config_class.from_dict(detector)
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
         raise BaseModelError(
             f'base={base!r} could not be read as a SAM 3: {path} does not describe one ({_first_line(error)}). '
             f'{_WHAT_TO_GIVE}'
         ) from error
+    backbone = getattr(config.vision_config.backbone_config, 'model_type', None)
+    if backbone != 'sam3_vit_model':
+        raise BaseModelError(
+            f'base={base!r} could not be read as a SAM 3: {path} names an image encoder of type {backbone!r}, not '
+            f'sam3_vit_model. {_WHAT_TO_GIVE}'
+        )
+    return config
 
 
 def _refuse_kernels(path: Path, content: Any) -> None:

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from crack_plugin.errors import ConfigError
-from crack_plugin.files import write_atomically
 from crack_plugin.models.adapters import BASE_HASH, HEAD_FILE, AdapterError, check_base
 from crack_plugin.models.logits import resize, resize_from_square
 
@@ -134,10 +133,10 @@ def corrections(
     """
     size = (images.shape[-2], images.shape[-1])
     if head.size == 'square':
-        return resize_from_square(head(_limited(square, head.max_pixels), embeddings, coarse), regions, size)
+        return resize_from_square(head(limited(square, head.max_pixels), embeddings, coarse), regions, size)
     if len(set(regions)) == 1:
         height, width = regions[0]
-        seen = _limited(images[..., :height, :width], head.max_pixels)
+        seen = limited(images[..., :height, :width], head.max_pixels)
         return resize_from_square(head(seen, embeddings, coarse), regions, size)
     by_image = zip(
         images.split(1), square.split(1), regions, embeddings.split(coarse.shape[1]), coarse.split(1), strict=True
@@ -145,15 +144,12 @@ def corrections(
     return torch.cat([corrections(head, image, own, [region], *rest) for image, own, region, *rest in by_image])
 
 
-def save_head(head: DetailHead, folder: str | Path, base_hash: str) -> None:
-    """Write the head's weights into an adapter's folder, with its settings and the hash of the base.
-
-    Raises:
-        SaveError: The file cannot be written.
-    """
+def head_file(head: DetailHead | None, base_hash: str) -> bytes | None:
+    """Content of the file in an adapter's folder: the head's weights, its settings and the hash of the base."""
+    if head is None:
+        return None
     weights = {name: weight.detach().cpu().contiguous() for name, weight in head.state_dict().items()}
-    settings = {'size': head.size, 'max_pixels': str(head.max_pixels), BASE_HASH: base_hash}
-    write_atomically(Path(folder, HEAD_FILE), save(weights, metadata=settings))
+    return save(weights, metadata={'size': head.size, 'max_pixels': str(head.max_pixels), BASE_HASH: base_hash})
 
 
 def load_head(head: DetailHead | None, folder: str | Path, base_hash: str) -> None:
@@ -178,7 +174,8 @@ def load_head(head: DetailHead | None, folder: str | Path, base_hash: str) -> No
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise AdapterError(f'{path} is damaged or cut short ({error}). Copy it again, or take another.') from error
-    channels = len(weights['correct.weight'][0]) if 'correct.weight' in weights else 0
+    shape = weights['correct.weight'].shape if 'correct.weight' in weights else ()
+    channels = shape[1] if len(shape) == 4 else 0
     size, max_pixels = settings.get('size'), settings.get('max_pixels')
     trained = f'detail_head=dict(channels={channels}, size={size!r}, max_pixels={max_pixels})'
     if head is None:
@@ -197,7 +194,7 @@ def load_head(head: DetailHead | None, folder: str | Path, base_hash: str) -> No
     head.load_state_dict(weights)
 
 
-def _limited(images: Tensor, max_pixels: int) -> Tensor:
+def limited(images: Tensor, max_pixels: int) -> Tensor:
     """Images of at most about ``max_pixels`` pixels, in their own proportions."""
     height, width = images.shape[-2:]
     if height * width <= max_pixels:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from crack_plugin.errors import CrackPluginError
 from crack_plugin.models import adapters, semantic_path
-from crack_plugin.models.detail_head import DetailHead
+from crack_plugin.models.detail_head import DetailHead, limited
 from crack_plugin.models.sam3_text_lora import SAM3TextLoRA
 
 FORMATS = ('onnx', 'pt2')
@@ -65,9 +65,13 @@ class SemanticPath(nn.Module):
         )
         if self.detail_head is None:
             return logits
-        image = pixel_values if image is None else image
-        enlarged = F.interpolate(logits, size=image.shape[-2:], mode='bilinear', align_corners=False)
-        return enlarged + self.detail_head(image, embeddings, logits)
+        if image is None:
+            seen, size = limited(pixel_values, self.detail_head.max_pixels), pixel_values.shape[-2:]
+            correction = self.detail_head(seen, embeddings, logits)
+            correction = F.interpolate(correction, size=size, mode='bilinear', align_corners=False)
+        else:
+            correction, size = self.detail_head(image, embeddings, logits), image.shape[-2:]
+        return F.interpolate(logits, size=size, mode='bilinear', align_corners=False) + correction
 
 
 def export(segmentor: SAM3TextLoRA, path: str | Path, file_format: str) -> float:
@@ -136,13 +140,15 @@ def metadata(segmentor: SAM3TextLoRA) -> dict[str, Any]:
     ``torch.export.load``.
     """
     preprocessor = segmentor.data_preprocessor
+    # Without a mean, it normalises nothing.
+    normalises = hasattr(preprocessor, 'mean')
     return {
         'prompts': segmentor.prompts,
         'threshold': segmentor.threshold,
         'image_size': segmentor.image_size,
         'channels': 'RGB',
-        'mean': preprocessor.mean.flatten().tolist(),
-        'std': preprocessor.std.flatten().tolist(),
+        'mean': preprocessor.mean.flatten().tolist() if normalises else [0.0] * 3,
+        'std': preprocessor.std.flatten().tolist() if normalises else [1.0] * 3,
         'resize': 'bilinear, antialiased, to image_size x image_size, without keeping the ratio',
         'output': 'logits (N, prompts, h, w): resize bilinearly (align_corners=False) to the image, then sigmoid',
         **_about_second_input(segmentor.detail_head),

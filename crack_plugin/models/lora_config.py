@@ -39,6 +39,7 @@ _UNSUPPORTED = {
     'arrow_config': 'chooses between several adapters, and there is one',
     'monteclora_config': 'adds a loss of its own, which nothing here would add to the others',
     'layer_replication': 'repeats layers of language models',
+    'use_qalora': 'is for quantised layers, which SAM 3 does not have',
     'trainable_token_indices': 'trains rows of the token embedding, which checkpoints of adapters do not hold',
 }
 """Arguments of ``LoraConfig`` that are refused if they are set, and why."""
@@ -121,7 +122,13 @@ def check_initialisation(arguments: Mapping[str, Any], source: str) -> None:
     Raises:
         AdapterError: ``init_lora_weights`` is one of them.
     """
+    if arguments.get('inference_mode'):
+        raise AdapterError(
+            f'{source}: inference_mode=True holds new adapters fixed, so nothing would train. Remove it.'
+        )
     kind = str(arguments.get('init_lora_weights')).lower()
+    if arguments.get('loftq_config') and kind != 'loftq':
+        raise AdapterError(f"{source}: without init_lora_weights='loftq' PEFT would ignore loftq_config. Remove it.")
     if kind.startswith(_RANDOM):
         raise AdapterError(
             f'{source}: init_lora_weights={kind!r} changes the weights of the base by random numbers, so that no '

@@ -21,7 +21,7 @@ from crack_plugin.models.adapter_precision import lower_precision
 from crack_plugin.models.adapter_weights import base_weights, weight_keys
 from crack_plugin.models.base import PREPROCESSOR, load_base, refuse_full_folder, save_base, shared_base_hash
 from crack_plugin.models.base_files import split_revision
-from crack_plugin.models.detail_head import corrections, load_head, save_head
+from crack_plugin.models.detail_head import corrections, head_file, load_head
 from crack_plugin.models.foreground_segmentor import ForegroundSegmentor
 from crack_plugin.models.lora_config import REFERENCE_LORA, AdapterError
 from crack_plugin.models.prefix_cache import PrefixCache, PrefixCacheError, open_cache
@@ -252,9 +252,8 @@ class SAM3TextLoRA(ForegroundSegmentor):
             AdapterError: The model has no adapters, or the folder cannot be written.
         """
         name, revision = self._base_source
-        adapters.save(self._require_adapters(), folder, name, self.base_hash, revision)
-        if self.detail_head is not None:
-            save_head(self.detail_head, folder, self.base_hash)
+        head = head_file(self.detail_head, self.base_hash)
+        adapters.save(self._require_adapters(), folder, name, self.base_hash, revision, head)
 
     @property
     def prefix_bytes(self) -> int:

@@ -5,7 +5,8 @@ pixel. The DETR decoder, the geometry encoder, the scoring and the instance mask
 
 What is used of the model beyond its public interface was read in transformers 5.23.0: names and structure of its
 submodules, ``Sam3MaskDecoder._embed_pixels``, the rotary positions of ``Sam3ViTLayer``, and
-``create_bidirectional_mask``. ``tests/models/test_private_names.py`` lists them and fails where one has changed.
+``create_bidirectional_mask``. ``tests/models/test_private_names_of_models.py`` lists them and fails where one has
+changed.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -125,6 +125,7 @@ def test_resumed_run_replaces_repeated_epochs_and_keeps_earlier_ones(tiny_config
         assert all(after[index][key] == before[index][key] for key in before[index].keys() - measured)
 
 
+@pytest.mark.slow
 def test_epoch_resumed_in_the_middle_counts_whole(tiny_config: Path, tmp_path: Path) -> None:
     options = {'default_hooks.checkpoint.by_epoch': False, 'default_hooks.checkpoint.interval': 1}
     seen = train(tiny_config, tmp_path / 'whole', **options)

@@ -105,6 +105,7 @@ def test_lite_text(tiny_lite_text: dict, device: str, dtype: str | None, checkpo
     assert_faithful(tiny_lite_text, device, dtype, checkpointing, {'target': target, **TRACED})
 
 
+@pytest.mark.slow
 def test_one_compilation_a_shape(tiny_sam3: dict) -> None:
     counter = CompileCounter()
     model = build(tiny_sam3, compile={'backend': counter})

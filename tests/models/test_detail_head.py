@@ -182,7 +182,12 @@ def test_the_head_is_saved_beside_the_adapter(tiny_sam3: dict, tmp_path: Path, l
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(AdapterError, match='damaged or cut short'):
         build(tiny_sam3, {'channels': 6}, adapter=str(tmp_path))
-    path.unlink()
+    save_file({**weights, 'correct.weight': torch.zeros(3)}, path)
+    with pytest.raises(AdapterError, match='does not fit the model'):
+        build(tiny_sam3, {'channels': 6}, adapter=str(tmp_path))
+    # Saved again without a head, the folder has none.
+    build(tiny_sam3, None).save_adapter(tmp_path)
+    assert not path.exists()
     fresh = build(tiny_sam3, {'channels': 6}, adapter=str(tmp_path))
     assert any('the detail head starts at zero' in line for line in log)
     assert isinstance(fresh.detail_head, DetailHead) and not fresh.detail_head.correct.weight.any()

@@ -266,6 +266,15 @@ def test_statistics_do_not_move(base: str, images: Tensor, arguments: dict) -> N
     assert torch.equal(normalisations(model)[0].weight, scale) != trains
 
 
+def test_batch_normalisations_train_in_fp32(base: str, images: Tensor) -> None:
+    """Their biases, beside the adapters, on weights in bfloat16."""
+    model = SAM3TextLoRA(base=base, lora={**LORA, 'bias': 'all'}, dtype='bfloat16')
+    model.foreground_logits(images, [{}] * len(images)).sum().backward()
+    layers = [module for module in model.model.text_encoder.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert layers
+    assert all(layer.bias.dtype == torch.float32 and layer.bias.grad is not None for layer in layers)
+
+
 def test_checkpoint_of_all_weights_holds_the_statistics(base: str, images: Tensor, tmp_path: Path) -> None:
     model = SAM3TextLoRA(base=base, prompts=PROMPTS, lora=None, trainable='all').eval()
     with torch.no_grad():

@@ -218,7 +218,9 @@ def test_checkpoint_holds_what_trains_and_no_more(images: Tensor) -> None:
         SAM3TextLoRA(base=copy.deepcopy(TINY_SAM3), lora=LORA).load_state_dict(state, strict=False)
 
 
-@pytest.mark.parametrize('lora', [BESIDE['decoder'], BESIDE['biases'], {**LORA, 'init_lora_weights': 'pissa'}])
+@pytest.mark.parametrize(
+    'lora', [BESIDE['decoder'], BESIDE['biases'], {**LORA, 'init_lora_weights': 'pissa'}, {**LORA, 'kasa_config': {}}]
+)
 def test_everything_trains_beside_them(images: Tensor, tmp_path: Path, lora: dict) -> None:
     """``trainable='all'``: the saved modules' originals compute nothing, and PiSSA is not taken away twice."""
     model = build(lora=lora, trainable='all')
@@ -246,6 +248,9 @@ def test_everything_trains_beside_them(images: Tensor, tmp_path: Path, lora: dic
         ({'modules_to_save': ['layer_norm9']}, r"'layer_norm9' \(nearest: layer_norm"),
         ({'modules_to_save': ['fpn_layers']}, 'was refused by PEFT'),
         ({'init_lora_weights': 'pissa_niter_4'}, "random numbers.*'pissa'"),
+        ({'inference_mode': True}, 'nothing would train'),
+        ({'use_qalora': True}, 'is for quantised layers'),
+        ({'loftq_config': {'loftq_bits': 4}}, 'PEFT would ignore loftq_config'),
     ],
 )
 def test_refused(changes: dict, said: str) -> None:

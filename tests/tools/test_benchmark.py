@@ -125,6 +125,7 @@ def test_an_interrupted_training_is_resumed(crack_folder: Path, tmp_path: Path) 
     assert 'Epoch(train) [2]' not in log
 
 
+@pytest.mark.slow
 def test_a_model_that_fails_to_load_and_one_that_does_not(tiny_config: Path, tmp_path: Path) -> None:
     """Measured in processes: the shortest way from command to table."""
     zero_shot = tmp_path / 'zero_shot.py'
