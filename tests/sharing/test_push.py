@@ -131,6 +131,7 @@ def test_dry_run_writes_all_and_asks_nobody(
     assert metrics == {key.removeprefix('crack/').lower(): value for key, value in SCORES.items()}
     card = (folder / 'README.md').read_text()
     assert '| **2 (Best)** | **52.81%** | **68.74%** | **60.00%** | **70.00%** |' in card
+    assert 'that of the row in bold' in card and 'FalseAlarmPixels is no fraction' in card
     assert '| train | 6 |' in card and '| valid | 3 |' in card and 'Fake GPU' in card and '3,210 MiB' in card
     assert f"Predictor.from_pretrained('{REPO}')" in card
 
@@ -246,6 +247,12 @@ def test_licences_and_the_folder(
     assert 'needs --license-name' in refusal(lambda: tool([*arguments, '--license', 'other']), capsys)
     assert 'give that as well' in refusal(lambda: tool([*arguments, '--license-name', 'mine']), capsys)
     tool([*arguments, '--license', 'other', '--license-name', 'mine', '--license-link', 'https://example.org/mine'])
+    header = header_of((work_dir / 'hub' / 'README.md').read_text())
+    assert (header['license'], header['license_name']) == ('other', 'mine')
+    # No row of the history is that of the adapter.
+    (work_dir / 'adapters' / 'best' / 'checkpoint.json').write_text('{"epoch": 9}')
+    tool([*arguments, '--license', 'mit'])
+    assert 'in bold' not in (work_dir / 'hub' / 'README.md').read_text()
     # What is in the folder that the tool did not write stays, whatever else is there.
     mine = work_dir / 'hub' / '.git'
     mine.touch()
@@ -259,8 +266,6 @@ def test_licences_and_the_folder(
         assert 'the current folder' in refusal(lambda: tool([*arguments, '--output', '.']), capsys)
         patch.chdir(work_dir)
         assert 'is a file' in refusal(lambda: tool([*arguments, '--output', 'my_bridge.py']), capsys)
-    header = header_of((work_dir / 'hub' / 'README.md').read_text())
-    assert (header['license'], header['license_name']) == ('other', 'mine')
 
 
 def test_what_is_missing(work_dir: Path, tool: Callable[..., None], capsys: pytest.CaptureFixture) -> None:
