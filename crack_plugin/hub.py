@@ -9,6 +9,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,  # type: ignore[attr-defined]  # of httpx, whose name differs by version
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -66,7 +67,7 @@ def download(given: str, name: str, revision: str | None, patterns: Iterable[str
     """
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
-    except (OSError, EntryNotFoundError, ValueError) as error:
+    except (OSError, HTTPError, EntryNotFoundError, ValueError) as error:
         raise HubError(_download_failed(given, name, revision, argument, error)) from error
 
 

@@ -20,6 +20,8 @@ import pytest
 import yaml
 
 OWNER = 'someone'
+LICENCES = ('apache-2.0', 'mit', 'other')
+"""Some of those that the hub knows."""
 TOKENS = {'hf_write': OWNER, 'hf_other': 'another', 'hf_read': OWNER}
 
 
@@ -138,7 +140,9 @@ class _Handler(BaseHTTPRequestHandler):
             case ['api', 'validate-yaml']:
                 content = json.loads(body)['content']
                 header = yaml.safe_load(content.split('---')[1])
-                self._json({'errors': [], 'warnings': []} if isinstance(header, dict) else {'errors': ['?']})
+                errors = [] if header.get('license') in LICENCES else [{'message': '"license" must be one of [...]'}]
+                answer = json.dumps({'errors': errors, 'warnings': []}).encode()
+                self._answer(answer, {'Content-Type': 'application/json'}, 400 if errors else 200)
             case ['api', 'repos', 'create']:
                 wanted = json.loads(body)
                 identifier = f'{wanted["organization"]}/{wanted["name"]}'
@@ -160,6 +164,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _commit(self, identifier: str, lines: list[dict[str, Any]]) -> None:
         repository = self.server.repositories[identifier]
         files = dict(repository.commits[repository.head])
+        expected = next(line['value'] for line in lines if line['key'] == 'header').get('parentCommit')
+        if expected not in (None, repository.head):
+            return self._refuse(412, '', 'A commit has happened since. Please refresh and try again.')
         for line in lines:
             value = line['value']
             if line['key'] == 'file':
@@ -167,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif line['key'] == 'deletedFile':
                 del files[value['path']]
         commit = repository.add(files)
-        self._json(
+        return self._json(
             {'success': True, 'commitOid': commit, 'commitUrl': f'{self.server.url}/{identifier}/commit/{commit}'}
         )
 

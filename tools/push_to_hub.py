@@ -44,6 +44,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         merge_options(training.cfg, args.cfg_options)
         write_folder(training, args.repo, folder, choices)
         print(f'Wrote {folder}')
+        if tuned := training.unused_threshold():
+            print(
+                f'{tuned[0]} has a tuned threshold, which an adapter does not carry: to share it, add --cfg-options '
+                f'model.threshold={tuned[1]:g}'
+            )
         if args.dry_run:
             print('Nothing was uploaded: --dry-run')
             return

@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
     out = args.out or default_output(args.checkpoint)
+    if out.exists() and out.samefile(args.checkpoint):
+        parser.error(f'--out {out} is the checkpoint, which is left as it is. Name another file.')
     if out.exists() and not args.overwrite:
         parser.error(f'{out} exists. Name another file with --out, or pass --overwrite to replace it.')
     with readable_errors(parser):

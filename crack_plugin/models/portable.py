@@ -173,14 +173,20 @@ def read_config(folder: Path) -> Config:
     """A config of a predictor from :data:`FILE` in ``folder``; nothing in the file is run.
 
     Raises:
-        PortableError: The file is damaged, of a newer version, or holds what does not belong in it.
+        PortableError: The file is damaged, of a newer version, or holds what does not belong in it; or it has a detail
+            head, whose weights are missing.
     """
     path = folder / FILE
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PortableError(f'{path} is damaged or cut short: it is not valid JSON ({error}).') from error
     _check(content, str(path))
+    if 'detail_head' in content['model'] and not (folder / adapters.HEAD_FILE).is_file():
+        raise PortableError(
+            f'{path} has a detail head, and {adapters.HEAD_FILE}, which holds its weights, is not beside it. Copy the '
+            'folder again, or push the training again.'
+        )
     steps = [{'type': 'LoadImageFromFile'}, {'type': 'PackSegInputs'}]
     return Config(
         {

@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from crack_plugin.errors import CrackPluginError
 from crack_plugin.files import write_atomically
+from crack_plugin.models.adapters import HEAD_FILE
 from crack_plugin.prediction.predictor import pipeline_of
 from crack_plugin.prediction.sources import MASKS, OVERLAYS
 
@@ -32,7 +33,7 @@ def prediction_settings(
     """
     weights = [checkpoint] if checkpoint else []
     if adapter:
-        weights = [str(path) for path in sorted(Path(adapter).glob('adapter_*'))]
+        weights = [str(path) for name in ('adapter_*', HEAD_FILE) for path in sorted(Path(adapter).glob(name))]
     hashes = {}
     for name in weights:
         with Path(name).open('rb') as file:

@@ -82,7 +82,8 @@ def search_threshold(cfg: Config, checkpoint: Path, device: str) -> ThresholdSea
         device: Where to predict.
 
     Raises:
-        ThresholdError: The model has no threshold, the images are test images, or have nothing of any class.
+        ThresholdError: The model has no threshold, the images are test images, or have nothing of any class; or logits
+            are not finite.
     """
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     if not has_prompts(cfg):
@@ -99,6 +100,12 @@ def search_threshold(cfg: Config, checkpoint: Path, device: str) -> ThresholdSea
     bar = ProgressBar(len(loader.dataset))  # type: ignore[arg-type]
     for batch in loader:
         for sample in predict(model.val_step, batch, cfg):
+            # NaN, if there is one.
+            if not sample.seg_logits.data.amax().isfinite():
+                raise ThresholdError(
+                    f'the logits of {sample.metainfo.get("img_path", "an image")} are not finite: the training of '
+                    f'{checkpoint} diverged, or the precision is too low (model.dtype, test_cfg.fp16).'
+                )
             histograms.append(label_histograms(sample.seg_logits.data, sample.gt_sem_seg.data.squeeze(0)))
             bar.update()
     print()
@@ -216,7 +223,7 @@ def write_tuned(checkpoint: Path, out: Path, search: ThresholdSearch) -> None:
 
     Args:
         checkpoint: File of a training.
-        out: The copy; may be the file itself.
+        out: The copy.
         search: What the threshold was chosen by.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from mmengine.config import Config
@@ -10,13 +9,17 @@ from mmengine.config import Config
 from crack_plugin.models.base_files import EMBEDDED
 from crack_plugin.report.epoch_table import SCORES, epoch_table
 from crack_plugin.report.facts import count_images, duration, largest_memory, recipe_facts, without_folders
-from crack_plugin.sharing.training import SharingError, Training
+from crack_plugin.sharing.training import SharingError, Training, data_name
 from crack_plugin.version import __version__
 from crack_plugin.visualization.document import Block, Heading, Table, Text, to_markdown
 
 SAM_LICENSE = 'https://github.com/facebookresearch/sam3/blob/main/LICENSE'
 _SHOWN = 'crack/'
 """How the names of the scores begin that the header lists."""
+_OTHERS = (
+    'Other scores; dIoU, dDice, dPrecision, dRecall, ODS, clIoU and FalseAlarmPixels are from pixels summed over all '
+    'images, and FalseAlarmPixels is no fraction.'
+)
 
 
 @dataclass(frozen=True)
@@ -104,9 +107,8 @@ def model_card(training: Training, shown: Config, repo: str, base: str, licence:
 
 
 def dataset_name(cfg: Config, given: str | None) -> str:
-    """What the images are called: as ``given``, or else as the folder (or the yaml file) of the training data is."""
-    root = str(cfg.train_dataloader.dataset.get('data_root') or 'custom')
-    return given or Path(root).stem or 'custom'
+    """What the images are called: as ``given``, or else as the folder of the training data is."""
+    return given or data_name(cfg) or 'custom'
 
 
 def _body(training: Training, shown: Config, repo: str, base: str, licence: Licence, dataset: str) -> str:
@@ -161,14 +163,12 @@ def _scores(training: Training) -> list[Block]:
         for key, value in training.row.items()
         if key.startswith(_SHOWN) and key not in SCORES.values() and isinstance(value, float)
     ]
+    which = '' if strong is None else '; the adapter is that of the row in bold'
     blocks: list[Block] = [
-        Text(
-            'On the validation images, of the foreground in each image, averaged over the images; the adapter is that '
-            'of the row in bold.'
-        ),
+        Text(f'On the validation images, of the foreground in each image, averaged over the images{which}.'),
         Table(header, lines, strong),
     ]
-    return [*blocks, Table(['Score', 'Value'], others)] if others else blocks
+    return [*blocks, Text(_OTHERS), Table(['Score', 'Value'], others)] if others else blocks
 
 
 def _cost(training: Training) -> Sequence[tuple[str, str]]:

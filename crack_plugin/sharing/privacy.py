@@ -13,7 +13,7 @@ def refuse_private(folder: Path, training: Training, repo: str) -> None:
     """Look through all files that would be uploaded for paths of this machine and the name of its user.
 
     Searched for are the home folder, the current one, the work directory, every absolute path in the training's config,
-    and the user's name as a part of a path.
+    and the user's name as a part of a path (that of the repository's address, which has its owner, is none).
 
     Args:
         folder: The files.
@@ -28,15 +28,16 @@ def refuse_private(folder: Path, training: Training, repo: str) -> None:
     # The root, and a folder of the system such as /data, say nothing of their user.
     texts = {str(path) for path in folders if len(path.parts) > 2 or path == Path.home() != Path('/')}
     user = _user()
-    if user:
-        texts.add(f'/{user}/')
-    pattern = re.compile(b'|'.join(re.escape(text.encode()) for text in sorted(texts, key=len, reverse=True)))
     for path in sorted(folder.rglob('*')):
         if path.is_file():
-            found = pattern.search(path.read_bytes().replace(repo.encode(), b''))
+            content = path.read_bytes()
+            found = [text for text in sorted(texts, key=len, reverse=True) if text.encode() in content]
+            address = rb'(://[^/\s]+)/' + re.escape(repo.encode())
+            if user and f'/{user}/'.encode() in re.sub(address, rb'\1', content):
+                found.append(f'/{user}/')
             if found:
                 raise SharingError(
-                    f'{path} would tell others {found[0].decode()!r}, which is private to this machine. Nothing was '
+                    f'{path} would tell others {found[0]!r}, which is private to this machine. Nothing was '
                     'uploaded. Change what it is from: a path or name in the config, --dataset-name, or the name of '
                     'the work directory.'
                 )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, ModelInfo
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HTTPError,  # type: ignore[attr-defined]  # of httpx, whose name differs by version
@@ -20,6 +20,8 @@ from huggingface_hub.errors import (
 from crack_plugin import hub
 from crack_plugin.files import LEFTOVER, honour_umask, write_atomically
 from crack_plugin.models import portable
+from crack_plugin.models.adapters import HEAD_FILE, WEIGHTS_FILE
+from crack_plugin.models.lora_config import CONFIG_FILE
 from crack_plugin.report.build import build_report
 from crack_plugin.sharing.card import dataset_name, licence_of, model_card
 from crack_plugin.sharing.privacy import refuse_private
@@ -30,6 +32,13 @@ RECORD = 'hub.json'
 """In the work directory: where its adapter was pushed to."""
 _CARD = 'README.md'
 _REPORT = 'report'
+_CONFIG = 'config.py'
+_OWN = {_CARD, _REPORT, _CONFIG, portable.FILE, CONFIG_FILE, WEIGHTS_FILE, HEAD_FILE}
+"""All that is written here: what may be replaced in a folder, and removed from a repository."""
+_CORRECT = (
+    'Correct what it names: --license, --license-name, --license-link, --dataset-name, --base-model or OWNER/NAME.'
+)
+_UNCHANGED = 'No file was changed there (a new, empty repository may have been made).'
 _MADE_BY_THE_HUB = {'.gitattributes', _CARD}
 
 
@@ -73,12 +82,12 @@ def write_folder(training: Training, repo: str, folder: Path, choices: Choices) 
         choices: Of the user.
 
     Raises:
-        SharingError: Something is missing, or would tell others what is private; or ``folder`` holds other files.
+        SharingError: Something is missing, or would tell others what is private; or ``folder`` holds other files, is a
+            link, or the current folder is in it.
         PortableError: The config has what a pushed model cannot carry.
     """
     check_repo(repo)
-    if folder.exists() and not (folder / portable.FILE).is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise SharingError(f'{folder} holds other files. Name a new or empty folder with --output.')
+    _check_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}-', suffix=LEFTOVER))
     try:
@@ -92,6 +101,28 @@ def write_folder(training: Training, repo: str, folder: Path, choices: Choices) 
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that could not be deleted without loss.
+
+    Raises:
+        SharingError: There is something in it that :func:`write_folder` does not write, or it is in use.
+    """
+    advice = 'Name a new or empty folder with --output.'
+    if folder.is_symlink():
+        raise SharingError(f'{folder} is a link, and the folder would take its place. {advice}')
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise SharingError(f'{folder} is a file. {advice}')
+    names = {path.name for path in folder.iterdir()}
+    others = sorted(names - _OWN if portable.FILE in names else names)
+    if others:
+        shown = ', '.join(others[:5]) + (f' and {len(others) - 5} more' if len(others) > 5 else '')
+        raise SharingError(f'{folder} holds other files ({shown}), and is written anew each time. {advice}')
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise SharingError(f'{folder} is, or holds, the current folder, and is written anew each time. {advice}')
+
+
 def _fill(training: Training, repo: str, folder: Path, choices: Choices) -> None:
     cfg = training.cfg
     # The adapter says which base it was made for; its configuration is written again with the base's public name.
@@ -102,7 +133,7 @@ def _fill(training: Training, repo: str, folder: Path, choices: Choices) -> None
     description = json.dumps(portable.describe(cfg, base), indent=2)
     write_atomically(folder / portable.FILE, description.encode())
     shown = public_config(cfg, base)
-    write_atomically(folder / 'config.py', shown.pretty_text.encode())
+    write_atomically(folder / _CONFIG, shown.pretty_text.encode())
     build_report(
         training.work_dir,
         cfg,
@@ -115,6 +146,8 @@ def _fill(training: Training, repo: str, folder: Path, choices: Choices) -> None
     )
     card = model_card(training, shown, repo, base, licence, dataset_name(cfg, choices.dataset_name))
     write_atomically(folder / _CARD, str(card).encode())
+    # What nobody could predict with shall not be uploaded.
+    portable.read_config(folder)
 
 
 def check_repo(repo: str) -> None:
@@ -140,18 +173,21 @@ def push(folder: Path, repo: str, public: bool) -> Pushed:
 
     Raises:
         HubError: The hub refused, or could not be reached.
-        SharingError: The repository is there, and holds other files, or is not as ``public`` says.
+        SharingError: The repository is there, and holds other files, or is not as ``public`` says; or the hub refused
+            the model card.
     """
     api = HfApi()
     with _words(repo):
         # Before anything else: the hub's own refusal without a token would be that there is no such repository.
         api.whoami()
-        there = _files_there(api, repo, public)
+        there = _present(api, repo, public)
+        _check_card(folder / _CARD)
         if there is None:
             api.create_repo(repo, private=not public, exist_ok=True)
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob('*')) if path.is_file()}
-        # Pictures of an earlier push, which may show photographs that this one leaves out.
-        stale = [name for name in there or () if name.startswith(f'{_REPORT}/') and name not in files]
+        # Pictures of an earlier push, which may show photographs that this one leaves out, and a detail head that this
+        # model does not have.
+        stale = [name for name in _names(there) if name.partition('/')[0] in _OWN and name not in files]
         commit = api.create_commit(
             repo,
             [
@@ -159,6 +195,8 @@ def push(folder: Path, repo: str, public: bool) -> Pushed:
                 *(CommitOperationDelete(name) for name in stale),
             ],
             commit_message='Adapter, config, report and card by crack_plugin',
+            # What was looked at, and nothing that was pushed since.
+            parent_commit=there.sha if there else None,
         )
     return Pushed(repo, f'{api.endpoint}/{repo}', commit.oid, public)
 
@@ -168,13 +206,27 @@ def record(pushed: Pushed, work_dir: Path) -> None:
     write_atomically(work_dir / RECORD, json.dumps(asdict(pushed), indent=2).encode())
 
 
-def _files_there(api: HfApi, repo: str, public: bool) -> list[str] | None:
-    """Names of the files in a repository that this may be pushed to; None if there is no repository."""
+def _check_card(card: Path) -> None:
+    """Let the hub look at the card's header before there is a repository."""
+    try:
+        ModelCard.load(card).validate()
+    except ValueError as error:
+        if isinstance(error, HfHubHTTPError):
+            raise
+        raise SharingError(f'the hub refuses the model card: {" ".join(str(error).split())}. {_CORRECT}') from error
+
+
+def _names(info: ModelInfo | None) -> list[str]:
+    return [file.rfilename for file in (info.siblings if info else None) or ()]
+
+
+def _present(api: HfApi, repo: str, public: bool) -> ModelInfo | None:
+    """The repository, if it is there; it may be pushed to."""
     try:
         info = api.model_info(repo)
     except RepositoryNotFoundError:
         return None
-    names = [file.rfilename for file in info.siblings or ()]
+    names = _names(info)
     if portable.FILE not in names and set(names) - _MADE_BY_THE_HUB:
         others = ', '.join(sorted(set(names) - _MADE_BY_THE_HUB)[:5])
         raise SharingError(
@@ -187,7 +239,7 @@ def _files_there(api: HfApi, repo: str, public: bool) -> list[str] | None:
             + ('leave --public out' if public else 'add --public if everybody may see this adapter')
             + f', or change it in {api.endpoint}/{repo}/settings.'
         )
-    return names
+    return info
 
 
 @contextmanager
@@ -224,5 +276,9 @@ def _push_failed(repo: str, error: Exception) -> str:
             '"write", see https://huggingface.co/settings/tokens.'
         )
     if status is None:
-        return f'{start} Is there a network? Nothing was changed there; the folder is written, and can be pushed later.'
-    return f'{start} Nothing was changed there. Try again later.'
+        return f'{start} Is there a network? {_UNCHANGED} The folder is written; run the same command again later.'
+    if status == 400:
+        return f'{start} {_CORRECT} {_UNCHANGED}'
+    if status == 412:
+        return f'{start} Something else was pushed there at the same time. Look at it, and push again.'
+    return f'{start} {_UNCHANGED} Try again later.'

@@ -1,6 +1,7 @@
 """What a training left in its work directory: its config, its course, and the adapter of its best checkpoint."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,9 +23,17 @@ from crack_plugin.models.base_files import EMBEDDED, embedded_folder
 from crack_plugin.models.lora_config import CONFIG_FILE
 from crack_plugin.models.portable import is_public_base
 from crack_plugin.prediction.predictor import has_prompts
+from crack_plugin.prediction.threshold import default_output
 from crack_plugin.report.build import load_config, selection
 from crack_plugin.report.epoch_table import best_row
 from crack_plugin.report.history import load_history
+
+_ON_HUB = {
+    'facebook/sam3',
+    'yonigozlan/sam3-litetext-s0',
+    *(f'vil-uob/sam3-litetext-{size}' for size in ('s0', 's1', 'l')),
+}
+"""Bases that are known to be on the hub; any other ``owner/name`` could be a relative path of the training."""
 
 
 class SharingError(CrackPluginError, ValueError):
@@ -83,6 +92,14 @@ class Training:
                 'with tools/train.py, or name the work directory that holds them.'
             )
 
+    def unused_threshold(self) -> tuple[Path, float] | None:
+        """A copy of the checkpoint with a tuned threshold, and that, if the config has none: adapters carry none."""
+        if self.checkpoint is None or self.cfg.model.get('threshold') is not None:
+            return None
+        tuned = default_output(self.checkpoint)
+        value = (_read_meta(tuned).get('threshold') or {}).get('value') if tuned.is_file() else None
+        return None if value is None else (tuned, value)
+
     @staticmethod
     def name_base(folder: Path, base: str) -> None:
         """Let the configuration of the adapter in ``folder`` name ``base``, and no folder of this machine."""
@@ -103,8 +120,9 @@ def read_training(work_dir: Path, config: str | Path | None = None) -> Training:
     Raises:
         WorkDirError: There is no single config file.
         HistoryNotFoundError: There is no training.
-        SharingError: There are several best adapters, and none by the metric that the config selects by.
-        ValueError: A file is damaged.
+        SharingError: There are several best adapters, and none by the metric that the config selects by; or what says
+            which epoch they are of is damaged.
+        ValueError: Another file is damaged.
     """
     cfg = load_config(work_dir, config)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
@@ -112,13 +130,15 @@ def read_training(work_dir: Path, config: str | Path | None = None) -> Training:
     key, rule = selection(cfg)
     by_key = f'best_{key.replace("/", "_")}'
     adapter = _best_adapter(work_dir, by_key)
-    checkpoint = max(work_dir.glob(f'{by_key}_*.pth'), key=lambda path: path.stat().st_mtime_ns, default=None)
+    named = re.compile(rf'{re.escape(by_key)}_(?:epoch|iter)_\d+\.pth')
+    found = [path for path in work_dir.glob('*.pth') if named.fullmatch(path.name)]
+    checkpoint = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
     checkpoint = checkpoint or find_best(work_dir) or find_last(work_dir)
     position: Mapping[str, Any] = {}
     if adapter is not None and (adapter / RECORD).is_file():
-        position = json.loads((adapter / RECORD).read_text(encoding='utf-8'))
+        position = _read_record(adapter / RECORD)
     elif adapter is None and checkpoint is not None:
-        position = load_from_local(str(checkpoint), 'cpu')['meta']
+        position = _read_meta(checkpoint)
     best = best_row(rows, key, rule)
     if axis in position:
         best = next((index for index, row in enumerate(rows) if row[axis] == position[axis]), None)
@@ -147,15 +167,53 @@ def public_base(training: Training, given: str | None, adapter: Path) -> str:
             'on a base from the hub, or on the embedded one.'
         )
     folder = Path(base).expanduser()
-    if is_public_base(base) and not folder.is_dir():
+    looks_public = is_public_base(base) and not folder.is_dir()
+    if looks_public and (base in _ON_HUB or base == EMBEDDED or '@' in base):
         return base
     if folder.resolve() == embedded_folder().resolve() or _made_for_embedded(adapter):
         return EMBEDDED
+    if looks_public:
+        raise SharingError(
+            f'the base of this training, {base}, is a hub id or a relative path, and nothing here tells which: if it '
+            f'is from the hub, add --base-model {base} (or better {base}@REVISION); if it was a folder, name the same '
+            'model on the hub.'
+        )
     raise SharingError(
         f'the base of this training is the folder {base}, which others do not have: name the same model on the hub '
         'with --base-model, such as --base-model facebook/sam3. The adapter carries the hash of its base, and is '
         'refused on another one.'
     )
+
+
+def data_name(cfg: Config) -> str | None:
+    """Name of the folder of the training data; None if the config does not say it."""
+    root = cfg.get('train_dataloader', {}).get('dataset', {}).get('data_root')
+    if not root:
+        return None
+    path = Path(str(root))
+    # A folder may have dots in its name: Cracks.v3i.yolov8.
+    return (path.parent if path.suffix.lower() in ('.yaml', '.yml') else path).name or None
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding='utf-8')))
+    except (TypeError, ValueError) as error:
+        raise SharingError(
+            f'{path}, which says what epoch the adapter is of, is damaged or cut short ({error}). Copy the work '
+            'directory again.'
+        ) from error
+
+
+def _read_meta(checkpoint: Path) -> dict[str, Any]:
+    content = load_from_local(str(checkpoint), 'cpu')
+    meta = content.get('meta') if isinstance(content, dict) else None
+    if not isinstance(meta, dict):
+        raise SharingError(
+            f"{checkpoint} does not say what epoch it is of (it has no 'meta'), so it is no checkpoint of a training. "
+            'Move it out of the work directory.'
+        )
+    return meta
 
 
 def _best_adapter(work_dir: Path, by_key: str) -> Path | None:

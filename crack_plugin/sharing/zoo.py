@@ -14,7 +14,7 @@ from crack_plugin.models.adapters import WEIGHTS_FILE
 from crack_plugin.report.epoch_table import SCORES
 from crack_plugin.report.facts import duration, largest_memory
 from crack_plugin.sharing.push import RECORD
-from crack_plugin.sharing.training import SharingError, Training, read_training
+from crack_plugin.sharing.training import SharingError, Training, data_name, read_training
 from crack_plugin.visualization.document import Block, Heading, Table, Text, to_markdown
 
 COLUMNS = (
@@ -39,10 +39,9 @@ def zoo_row(training: Training) -> list[str]:
     rows, row = training.rows, training.row
     seconds = [each['train_seconds'] for each in rows if each.get('train_seconds') is not None]
     scores = [row.get(key) for key in SCORES.values()]
-    data = training.cfg.get('train_dataloader', {}).get('dataset', {}).get('data_root')
     return [
         Path(training.cfg.filename).stem,
-        Path(str(data)).stem if data else '-',
+        data_name(training.cfg) or '-',
         next((str(each['device']) for each in reversed(rows) if each.get('device')), '-'),
         largest_memory(rows),
         str(row.get(training.axis, '-')),
@@ -66,7 +65,8 @@ def write_zoo(work_dirs: Sequence[Path], page: Path) -> tuple[int, int]:
         How many rows are new, and how many took the place of another.
 
     Raises:
-        SharingError: Two work directories are of one config, or ``page`` has no table of this kind.
+        SharingError: Two work directories are of one config; ``page`` has no table of this kind, or several rows of one
+            config.
         HistoryNotFoundError: A work directory holds no training.
     """
     found: dict[str, list[str]] = {}
@@ -82,6 +82,10 @@ def write_zoo(work_dirs: Sequence[Path], page: Path) -> tuple[int, int]:
         found[row[0]] = row
     above, former, below = _split_page(page)
     lines = {_first_cell(line): line for line in former}
+    if len(lines) < len(former):
+        names = [_first_cell(line) for line in former]
+        twice = ', '.join(name for name in lines if names.count(name) > 1)
+        raise SharingError(f'{page} has several rows of {twice}: leave one of each, or rename the others.')
     new = {_first_cell(line): line for line in _lines(found.values())}
     replaced = len(lines.keys() & new.keys())
     table = '\n'.join([_HEADER, f'| {" | ".join(["---"] * len(COLUMNS))} |', *(lines | new).values()])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 from safetensors.torch import load_file, save_file
 from stand_in_hub import OWNER, StandInHub, stand_in_hub
 
@@ -77,3 +78,14 @@ def test_the_same_checks_as_of_a_folder(
         SAM3TextLoRA(base=tiny_sam3, adapter=f'{OWNER}/nan')
     with pytest.raises(AdapterError, match='NaN'):
         SAM3TextLoRA(base=tiny_sam3, adapter=f'{OWNER}/nan@main')
+
+
+def test_faults_of_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that refuses, or a time that runs out, are no OSError."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise HTTPError('403 Forbidden by the proxy')
+
+    monkeypatch.setattr('crack_plugin.hub.snapshot_download', fail)
+    with pytest.raises(AdapterError, match=r'could not be downloaded.*403 Forbidden by the proxy'):
+        find(f'{REPO}@main')

@@ -69,12 +69,14 @@ def test_what_does_not_belong_there_is_refused(tmp_path: Path, model: dict[str, 
     ('content', 'said'),
     [
         ('{"format": 1', 'not valid JSON'),
+        ('[' * 200_000, 'not valid JSON'),
         ('[]', "no object 'model'"),
         ({**CONTENT, 'format': 2}, 'update crack_plugin'),
         ({**CONTENT, 'custom_imports': ['os']}, 'holds custom_imports'),
         ({**CONTENT, 'model': {'base': 'facebook/sam3'}}, 'prompts=None is missing'),
         ({**CONTENT, 'classes': 1}, 'classes=1'),
         ({**CONTENT, 'fp16': 'no'}, "fp16='no'"),
+        ({**CONTENT, 'model': {**MODEL, 'detail_head': {}}}, r'detail_head\.safetensors.*is not beside it'),
     ],
 )
 def test_damaged_files(tmp_path: Path, content: Any, said: str) -> None:

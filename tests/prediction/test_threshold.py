@@ -224,11 +224,15 @@ def test_other_refusals(
     checkpoint: Path,
     crack_folder: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     target = checkpoint.with_name('best_crack_IoU_epoch_1_threshold.pth')
     target.write_bytes(b'mine')
     assert f'{target} exists. Name another file with --out' in refusal(tune, capsys)
+    before = checkpoint.read_bytes()
+    assert 'is the checkpoint' in refusal(lambda: tune('--overwrite', '--out', str(checkpoint)), capsys)
+    assert checkpoint.read_bytes() == before
     assert target.read_bytes() == b'mine'
     copied = tmp_path / 'data'
     shutil.copytree(crack_folder, copied)
@@ -237,6 +241,10 @@ def test_other_refusals(
     cfg = Config.fromfile(config)
     cfg.val_dataloader.dataset.data_root = cfg.test_dataloader.dataset.data_root = str(copied)
     with pytest.raises(ThresholdError, match='none of the 3 validation images has anything to be found'):
+        search_threshold(cfg, checkpoint, 'cpu')
+    nan = torch.full((1, 1, 4, 4), torch.nan)
+    monkeypatch.setattr(SAM3TextLoRA, 'foreground_logits', lambda *_: nan)
+    with pytest.raises(ThresholdError, match=r'the logits of \S+valid\S+ are not finite'):
         search_threshold(cfg, checkpoint, 'cpu')
     cfg.model.type = 'EncoderDecoder'
     with pytest.raises(ThresholdError, match='EncoderDecoder has no threshold'):

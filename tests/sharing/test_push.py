@@ -21,7 +21,7 @@ from crack_plugin.models.base_files import EMBEDDED
 from crack_plugin.prediction import Predictor
 from crack_plugin.sharing import privacy
 from crack_plugin.sharing.push import push
-from crack_plugin.sharing.training import SharingError
+from crack_plugin.sharing.training import SharingError, public_base, read_training
 
 REPO = f'{OWNER}/cracks'
 PUSHED = {
@@ -54,11 +54,11 @@ def trained_embedded(crack_folder: Path, tmp_path_factory: pytest.TempPathFactor
     """A work directory as tools/train.py leaves it, of the embedded base, with adapters that change predictions."""
     folder = tmp_path_factory.mktemp('work_dirs') / 'my_bridge'
     folder.mkdir()
+    photographs = folder.parent / 'secret_site'
+    photographs.symlink_to(crack_folder)
     cfg = Config.fromfile(CONFIGS / 'sam3_tiny_lora_crack.py')
-    cfg.merge_from_dict(
-        {f'{name}_dataloader.dataset.data_root': str(crack_folder) for name in ('train', 'val', 'test')}
-    )
-    cfg.data_root = str(crack_folder)
+    cfg.merge_from_dict({f'{name}_dataloader.dataset.data_root': str(photographs) for name in ('train', 'val', 'test')})
+    cfg.data_root = str(photographs)
     cfg.work_dir = str(folder)
     cfg.vis_backends = [{'type': 'WandbVisBackend', 'init_kwargs': {'entity': 'secret team'}}]
     cfg.custom_hooks = [{'type': 'WandbSegHook', 'project': 'secret project'}, {'type': 'EMAHook'}]
@@ -131,6 +131,7 @@ def test_dry_run_writes_all_and_asks_nobody(
     assert metrics == {key.removeprefix('crack/').lower(): value for key, value in SCORES.items()}
     card = (folder / 'README.md').read_text()
     assert '| **2 (Best)** | **52.81%** | **68.74%** | **60.00%** | **70.00%** |' in card
+    assert 'that of the row in bold' in card and 'FalseAlarmPixels is no fraction' in card
     assert '| train | 6 |' in card and '| valid | 3 |' in card and 'Fake GPU' in card and '3,210 MiB' in card
     assert f"Predictor.from_pretrained('{REPO}')" in card
 
@@ -138,9 +139,8 @@ def test_dry_run_writes_all_and_asks_nobody(
     for path in folder.rglob('*'):
         if path.is_file():
             content = path.read_bytes()
-            for private in (crack_folder, crack_folder.name, work_dir, ROOT, Path.home(), 'secret'):
-                if path.suffix != '.png' and str(private) != 'export':
-                    assert str(private).encode() not in content, (path, private)
+            for private in (crack_folder, 'secret', work_dir, ROOT, Path.home()):
+                assert str(private).encode() not in content, (path, private)
     shared = Config.fromfile(folder / 'config.py')
     assert shared.model.base == EMBEDDED and shared.train_dataloader.dataset.data_root == 'data/cracks'
     assert [hook['type'] for hook in shared.custom_hooks] == ['EMAHook']
@@ -181,12 +181,18 @@ def test_push_and_predict(
     torch.testing.assert_close(after.logits, before.logits, rtol=0, atol=0)
     assert not any('report' in path or 'config.py' in path for path in hub.asked if 'GET' in path and 'resolve' in path)
 
-    # Pictures of an earlier push do not stay.
+    # Pictures and a detail head of an earlier push do not stay.
     files = repository.commits[repository.head]
-    repository.add({**files, 'report/photograph.png': b'x', 'notes.txt': b'mine'})
+    stale = {'report/photograph.png': b'x', 'detail_head.safetensors': b'x'}
+    repository.add({**files, **stale, 'notes.txt': b'mine'})
     push(work_dir / 'hub', REPO, public=False)
     now = repository.commits[repository.head]
-    assert 'report/photograph.png' not in now and now['notes.txt'] == b'mine'
+    assert not stale.keys() & now.keys() and now['notes.txt'] == b'mine'
+    # What somebody pushes in between is not overwritten.
+    monkeypatch.setattr('crack_plugin.sharing.push.ModelCard.validate', lambda *_: repository.add({**now, 'new': b''}))
+    with pytest.raises(HubError, match='at the same time'):
+        push(work_dir / 'hub', REPO, public=False)
+    assert 'new' in repository.commits[repository.head]
 
 
 @pytest.mark.usefixtures('without_report')
@@ -222,18 +228,44 @@ def test_base_in_a_folder_needs_a_name(
     config = json.loads((work_dir / 'hub' / 'adapter_config.json').read_text())
     assert (config['base_model_name_or_path'], config['revision']) == ('facebook/sam3', 'v1')
     assert json.loads((work_dir / 'hub' / 'crack_plugin.json').read_text())['model']['base'] == 'facebook/sam3@v1'
+    # What looks like a hub id may have been a relative path.
+    rewrite(work_dir, base='models/sam3')
+    assert '--base-model models/sam3' in refusal(lambda: tool(arguments), capsys)
+    training = read_training(work_dir)
+    for base in ('facebook/sam3', 'models/sam3@v1'):
+        training.cfg.model.base = base
+        assert public_base(training, None, path.parent) == base
     rewrite(work_dir, base={'_delete_': True, 'seed': 1})
     assert 'random weights' in refusal(lambda: tool(arguments), capsys)
 
 
 @pytest.mark.usefixtures('without_report')
-def test_licences(work_dir: Path, tool: Callable[..., None], capsys: pytest.CaptureFixture) -> None:
+def test_licences_and_the_folder(
+    work_dir: Path, tool: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     arguments = [str(work_dir), REPO, '--dry-run']
     assert 'needs --license-name' in refusal(lambda: tool([*arguments, '--license', 'other']), capsys)
     assert 'give that as well' in refusal(lambda: tool([*arguments, '--license-name', 'mine']), capsys)
     tool([*arguments, '--license', 'other', '--license-name', 'mine', '--license-link', 'https://example.org/mine'])
     header = header_of((work_dir / 'hub' / 'README.md').read_text())
     assert (header['license'], header['license_name']) == ('other', 'mine')
+    # No row of the history is that of the adapter.
+    (work_dir / 'adapters' / 'best' / 'checkpoint.json').write_text('{"epoch": 9}')
+    tool([*arguments, '--license', 'mit'])
+    assert 'in bold' not in (work_dir / 'hub' / 'README.md').read_text()
+    # What is in the folder that the tool did not write stays, whatever else is there.
+    mine = work_dir / 'hub' / '.git'
+    mine.touch()
+    assert 'holds other files (.git)' in refusal(lambda: tool(arguments), capsys) and mine.exists()
+    mine.unlink()
+    link = work_dir / 'link'
+    link.symlink_to(work_dir / 'hub')
+    assert 'is a link' in refusal(lambda: tool([*arguments, '--output', str(link)]), capsys) and link.is_symlink()
+    with monkeypatch.context() as patch:
+        patch.chdir(work_dir / 'hub')
+        assert 'the current folder' in refusal(lambda: tool([*arguments, '--output', '.']), capsys)
+        patch.chdir(work_dir)
+        assert 'is a file' in refusal(lambda: tool([*arguments, '--output', 'my_bridge.py']), capsys)
 
 
 def test_what_is_missing(work_dir: Path, tool: Callable[..., None], capsys: pytest.CaptureFixture) -> None:
@@ -267,6 +299,19 @@ def test_private_names_stop_an_upload(
     # Her own name in the repository's is no secret.
     tool(arguments[:3])
     assert 'alice/cracks' in (work_dir / 'hub' / 'README.md').read_text()
+    training, folder = read_training(work_dir), work_dir / 'hub'
+    (folder / 'README.md').write_text('https://huggingface.co/alice/cracks')
+    privacy.refuse_private(folder, training, 'alice/cracks')
+    # Nor does it hide a folder.
+    for path in ('/data/alice/cracks/photos', '/alice/cracks/alice/photos'):
+        (folder / 'README.md').write_text(f'see {path}')
+        with pytest.raises(SharingError, match="'/alice/'"):
+            privacy.refuse_private(folder, training, 'alice/cracks')
+    (folder / 'README.md').write_text('see /home/alice/cracks/photos')
+    monkeypatch.setattr(privacy.getpass, 'getuser', lambda: 'root')
+    monkeypatch.setattr(Path, 'home', lambda: Path('/home/alice/cracks'))
+    with pytest.raises(SharingError, match="'/home/alice/cracks'"):
+        privacy.refuse_private(folder, training, 'alice/cracks')
 
 
 def test_test_pipeline_that_changes_images(
@@ -305,6 +350,12 @@ def test_refusals_of_the_hub(
     assert "You don't have the rights" in said('hf_other', REPO) and 'hf auth whoami' in said('hf_read', REPO)
     assert 'did not write: model.safetensors' in said('hf_write', f'{OWNER}/other')
     assert REPO not in hub.repositories
+    card = work_dir / 'hub' / 'README.md'
+    sound = card.read_text()
+    card.write_text(sound.replace('license: apache-2.0', 'license: mine'))
+    refused = said('hf_write', REPO)
+    assert '"license' in refused and '--license-name' in refused and REPO not in hub.repositories
+    card.write_text(sound)
     assert push(work_dir / 'hub', REPO, public=True).public and not hub.repositories[REPO].private
     assert 'is public, which an upload does not change: add --public' in said('hf_write', REPO)
     assert push(work_dir / 'hub', REPO, public=True).commit == hub.repositories[REPO].head

@@ -102,6 +102,12 @@ def test_pages_and_work_dirs_that_do_not_fit(
 
     assert 'has no table of this tool' in said(work_dirs[0], '--output', page) and page.read_text() == 'mine\n'
     assert 'are both of the config same' in said(*work_dirs, '--output', tmp_path / 'zoo.md')
+    tool([str(work_dirs[0]), '--output', str(tmp_path / 'double.md')])
+    double = (tmp_path / 'double.md').read_text()
+    double += f'{double.splitlines()[-1]}\n'
+    (tmp_path / 'double.md').write_text(double)
+    assert 'several rows of same' in said(work_dirs[1], '--output', tmp_path / 'double.md')
+    assert (tmp_path / 'double.md').read_text() == double
     (work_dirs[0] / 'hub.json').write_text('{}')
     assert 'push again' in said(work_dirs[0], '--output', tmp_path / 'zoo.md')
     (work_dirs[0] / 'history.json').unlink()
