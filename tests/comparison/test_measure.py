@@ -91,6 +91,7 @@ def test_compiled_models_have_the_operations_of_plain_ones(tiny_config: Path, tm
     assert counter.frame_count > 0
 
 
+@pytest.mark.slow
 def test_compiling_is_not_timed(tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is its memory the prediction's."""
     torch.compiler.reset()

@@ -21,6 +21,7 @@ def random_statistics(seed: int, images: int = 12, classes: int = 1) -> ImageSta
     )
 
 
+@pytest.mark.slow
 def test_intervals_of_a_mean_agree_with_scipy() -> None:
     statistics = random_statistics(0)
     ious = measures.overlap_scores(statistics.counts)['IoU'][:, 0]

@@ -152,7 +152,10 @@ def test_loss_at_a_photographs_size_needs_its_logits_and_their_gradient(
     assert 0.9 * bytes_a_pixel < (large - small) / (1024 * 1536) < 1.1 * bytes_a_pixel + 1
 
 
-@pytest.mark.parametrize('arguments', [{'activation_checkpointing': True}, {'compile': {'backend': 'eager'}}])
+@pytest.mark.parametrize(
+    'arguments',
+    [{'activation_checkpointing': True}, pytest.param({'compile': {'backend': 'eager'}}, marks=pytest.mark.slow)],
+)
 def test_copies_are_independent(tiny_sam3: dict, arguments: dict) -> None:
     """EMA copies the model: the copy must run its own weights."""
     model = build(tiny_sam3, **arguments).eval()
