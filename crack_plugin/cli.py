@@ -31,6 +31,13 @@ def config_file(path: str) -> str:
     return path
 
 
+def existing_file(path: str) -> Path:
+    """Argparse type: the path of an existing file."""
+    if not Path(path).is_file():
+        raise argparse.ArgumentTypeError(f'file not found: {path}')
+    return Path(path)
+
+
 def checkpoint_file(path: str) -> str:
     """Argparse type: an existing checkpoint file, or an address mmengine can fetch (``https://``, ``s3://``, ...)."""
     if re.match(r'[\w-]+://', path):

@@ -16,7 +16,7 @@ from transformers import Sam3Config, Sam3LiteTextConfig
 from transformers.models.sam3.modeling_sam3 import Sam3Model
 from transformers.models.sam3_lite_text.modeling_sam3_lite_text import Sam3LiteTextModel
 
-from crack_plugin.models import meta_checkpoint
+from crack_plugin.models import SAM3TextLoRA, meta_checkpoint
 from crack_plugin.models.base import load_base
 
 META_NAMES = ROOT / 'tests' / 'data' / 'meta_sam3_names.txt.gz'
@@ -96,6 +96,22 @@ def _write_lite_text(folder: Path) -> Path:
             module.num_batches_tracked.fill_(100)
     model.save_pretrained(folder)
     return folder
+
+
+def with_trained_adapters(model: SAM3TextLoRA) -> SAM3TextLoRA:
+    """Give the adapters values, as after training."""
+    torch.manual_seed(4)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if 'lora_' in name:
+                parameter.copy_(torch.randn(parameter.shape) * 0.1)
+    return model.eval()
+
+
+def foreground_logits(model: SAM3TextLoRA, images: Tensor) -> Tensor:
+    """Logits (N, K, H, W) of the prompts."""
+    with torch.no_grad():
+        return model.encode_decode(images, [{}] * len(images))[:, 1:]
 
 
 KINDS: dict[str, tuple[Callable[[Path], Path], Any]] = {

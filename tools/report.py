@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmengine.device import get_device
 
-from crack_plugin.cli import KeyValueAction, config_file, merge_options, readable_errors
+from crack_plugin.cli import KeyValueAction, config_file, existing_file, merge_options, readable_errors
 from crack_plugin.report.build import WorkDirError, build_report, load_config
 
 
@@ -46,11 +46,11 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument('work_dir', type=Path, help='work directory of the training')
     parser.add_argument('--config', type=config_file, help='config file (default: the one in WORK_DIR)')
     parser.add_argument(
-        '--checkpoint', type=_existing_file, help='checkpoint file (default: the best in WORK_DIR, or the last)'
+        '--checkpoint', type=existing_file, help='checkpoint file (default: the best in WORK_DIR, or the last)'
     )
     parser.add_argument(
         '--zero-shot',
-        type=_existing_file,
+        type=existing_file,
         metavar='RESULT.json',
         help='result of tools/test.py without training, for the first row of the table (default: run it now)',
     )
@@ -69,12 +69,6 @@ def _build_parser() -> argparse.ArgumentParser:
         help='override config values, e.g. val_dataloader.dataset.data_root=DIR for data that has moved',
     )
     return parser
-
-
-def _existing_file(path: str) -> Path:
-    if not Path(path).is_file():
-        raise argparse.ArgumentTypeError(f'file not found: {path}')
-    return Path(path)
 
 
 if __name__ == '__main__':

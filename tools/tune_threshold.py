@@ -13,7 +13,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from crack_plugin.cli import KeyValueAction, config_file, merge_options, readable_errors
+from crack_plugin.cli import KeyValueAction, config_file, existing_file, merge_options, readable_errors
 from crack_plugin.models.tuned_threshold import DEFAULT
 from crack_plugin.prediction.threshold import default_output, search_threshold, use_split, write_tuned
 
@@ -21,7 +21,7 @@ from crack_plugin.prediction.threshold import default_output, search_threshold, 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', type=config_file, help='config file the model was trained with')
-    parser.add_argument('checkpoint', type=_existing_file, help='checkpoint of a training; it is left as it is')
+    parser.add_argument('checkpoint', type=existing_file, help='checkpoint of a training; it is left as it is')
     parser.add_argument('--out', type=Path, metavar='FILE', help='file to write (default: CHECKPOINT_threshold.pth)')
     parser.add_argument('--split', help="split of the dataset to tune on (default: val_dataloader's); never test")
     parser.add_argument('--overwrite', action='store_true', help='replace the file if it exists')
@@ -57,12 +57,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         print('That is the end of the range: of these images the model tells crack from background badly.')
     if configured is not None:
         print(f'{args.config} sets model.threshold={configured}, which has precedence: remove it to use the tuned one.')
-
-
-def _existing_file(path: str) -> Path:
-    if not Path(path).is_file():
-        raise argparse.ArgumentTypeError(f'file not found: {path}')
-    return Path(path)
 
 
 if __name__ == '__main__':

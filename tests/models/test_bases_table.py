@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
-from tiny_bases import KINDS
+from tiny_bases import KINDS, foreground_logits, with_trained_adapters
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -54,18 +54,7 @@ def base(request: pytest.FixtureRequest, bases: Callable[[str], Base]) -> Base:
 
 
 def adapted(folder: Path, **arguments: Any) -> SAM3TextLoRA:
-    model = SAM3TextLoRA(base=str(folder), lora=LORA, **arguments)
-    torch.manual_seed(2)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if 'lora_' in name:
-                parameter.copy_(torch.randn(parameter.shape) * 0.1)
-    return model.eval()
-
-
-def logits(model: SAM3TextLoRA, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model.encode_decode(images, [{}] * len(images))[:, 1:]
+    return with_trained_adapters(SAM3TextLoRA(base=str(folder), lora=LORA, **arguments))
 
 
 def plain_logits(model: Any, images: Tensor) -> Tensor:
@@ -101,8 +90,8 @@ def test_logits(base: Base) -> None:
     expected = plain_logits(base.plain.from_pretrained(str(base.folder)), base.images)
     assert expected.std() > 0.01
     with base.model.sam3.disable_adapter():
-        assert_close(logits(base.model, base.images), expected, 1e-6)
-    assert (logits(base.model, base.images) - expected).abs().max() > 1e-3
+        assert_close(foreground_logits(base.model, base.images), expected, 1e-6)
+    assert (foreground_logits(base.model, base.images) - expected).abs().max() > 1e-3
 
 
 def test_lora_trains(base: Base) -> None:
@@ -125,10 +114,10 @@ def test_lora_trains(base: Base) -> None:
 
 def test_merge(base: Base, tmp_path: Path) -> None:
     """In memory, and as a folder that plain transformers loads."""
-    model, expected = base.model, logits(base.model, base.images)
+    model, expected = base.model, foreground_logits(base.model, base.images)
     model.merge_adapter()
     assert not adapters.has_adapter(model.sam3)
-    assert_close(logits(model, base.images), expected, 1e-5)
+    assert_close(foreground_logits(model, base.images), expected, 1e-5)
     model.save_pretrained(tmp_path / 'merged')
     plain, report = base.plain.from_pretrained(str(tmp_path / 'merged'), output_loading_info=True)
     assert not report['missing_keys'] and not report['unexpected_keys']
@@ -138,7 +127,7 @@ def test_merge(base: Base, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_export(base: Base, tmp_path: Path) -> None:
     """``torch.export``; the file is run, and compared, before it gets its name."""
-    expected, path = logits(base.model, base.images), tmp_path / 'model.pt2'
+    expected, path = foreground_logits(base.model, base.images), tmp_path / 'model.pt2'
     assert export.export(base.model, path, 'pt2') < 1e-4
     with torch.no_grad():
         low = torch.export.load(path).module()(base.images)

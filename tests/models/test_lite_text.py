@@ -22,7 +22,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tiny_bases import KINDS
+from tiny_bases import KINDS, foreground_logits, with_trained_adapters
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from transformers import Sam3LiteTextConfig
@@ -79,18 +79,7 @@ def statistics(model: nn.Module) -> list[Tensor]:
 
 def adapted(base: Any, lora: dict | None = LORA, **arguments: Any) -> SAM3TextLoRA:
     """A model whose adapters do something, as after training."""
-    model = SAM3TextLoRA(base=base, lora=lora, prompts=PROMPTS, **arguments)
-    torch.manual_seed(4)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if 'lora_' in name:
-                parameter.copy_(torch.randn(parameter.shape) * 0.1)
-    return model.eval()
-
-
-def logits(model: SAM3TextLoRA, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model.encode_decode(images, [{}] * len(images))[:, 1:]
+    return with_trained_adapters(SAM3TextLoRA(base=base, lora=lora, prompts=PROMPTS, **arguments))
 
 
 def plain_logits(model: Any, images: Tensor, length: int = 32) -> Tensor:
@@ -125,7 +114,7 @@ def gradients(model: SAM3TextLoRA, images: Tensor) -> dict[str, Tensor]:
 def test_logits_equal_those_of_plain_transformers(base: str, plain: Any, images: Tensor, lora: dict | None) -> None:
     model = SAM3TextLoRA(base=base, prompts=PROMPTS, lora=lora).eval()
     expected = plain_logits(plain, images)
-    torch.testing.assert_close(logits(model, images), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(foreground_logits(model, images), expected, atol=1e-6, rtol=0)
     assert expected.std() > 0.01
     assert (expected[:, 0] - expected[:, 1]).abs().max() > 1e-3
     # With nothing that trains in it, the text encoder goes as soon as the prompts are encoded.
@@ -134,7 +123,7 @@ def test_logits_equal_those_of_plain_transformers(base: str, plain: Any, images:
 
 def test_random_base_is_that_of_plain_transformers(images: Tensor) -> None:
     torch.testing.assert_close(
-        logits(SAM3TextLoRA(base=copy.deepcopy(TINY_LITE_TEXT), prompts=PROMPTS, lora=None).eval(), images),
+        foreground_logits(SAM3TextLoRA(base=copy.deepcopy(TINY_LITE_TEXT), prompts=PROMPTS, lora=None).eval(), images),
         plain_logits(plain_model(), images),
         atol=1e-6,
         rtol=0,
@@ -146,7 +135,7 @@ def test_low_precision_is_as_exact_as_plain_transformers(base: str, plain: Any, 
     rounded = plain_logits(Sam3LiteTextModel.from_pretrained(base, dtype=torch.bfloat16).eval(), images)
     model = SAM3TextLoRA(base=base, prompts=PROMPTS, lora=LORA, dtype='bfloat16').eval()
     assert {weight.dtype for module in normalisations(model) for weight in module.parameters()} == {torch.float32}
-    difference = (logits(model, images) - exact).norm()
+    difference = (foreground_logits(model, images) - exact).norm()
     assert 0 < difference < 1.5 * (rounded - exact).norm()
 
 
@@ -214,10 +203,10 @@ def test_saved_adapter_loads_into_plain_peft(base: str, plain: Any, images: Tens
     model.save_adapter(tmp_path / 'adapter')
     peft = PeftModel.from_pretrained(copy.deepcopy(plain), str(tmp_path / 'adapter')).eval()
     expected = plain_logits(peft, images)
-    torch.testing.assert_close(logits(model, images), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(foreground_logits(model, images), expected, atol=1e-5, rtol=0)
     assert (expected - plain_logits(plain, images)).abs().max() > 1e-3
     again = SAM3TextLoRA(base=base, adapter=str(tmp_path / 'adapter'), prompts=PROMPTS).eval()
-    assert torch.equal(logits(again, images), logits(model, images))
+    assert torch.equal(foreground_logits(again, images), foreground_logits(model, images))
     # It was trained on these weights.
     with pytest.raises(AdapterError, match='other base weights'):
         SAM3TextLoRA(base={**TINY_LITE_TEXT, 'seed': 7}, adapter=str(tmp_path / 'adapter'))
@@ -227,10 +216,10 @@ def test_saved_adapter_loads_into_plain_peft(base: str, plain: Any, images: Tens
 @pytest.mark.parametrize('lora', [LORA, IMAGE_LORA], ids=['text adapted', 'text dropped'])
 def test_merged_and_saved_as_a_whole(base: str, images: Tensor, tmp_path: Path, lora: dict) -> None:
     model = adapted(base, lora)
-    expected = logits(model, images)
+    expected = foreground_logits(model, images)
     model.merge_adapter()
     assert not semantic_path.has_text_encoder(model.model)
-    torch.testing.assert_close(logits(model, images), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(foreground_logits(model, images), expected, atol=1e-5, rtol=0)
     model.save_pretrained(tmp_path / 'whole')
     plain, report = Sam3LiteTextModel.from_pretrained(str(tmp_path / 'whole'), output_loading_info=True)
     assert not report['missing_keys'] and not report['unexpected_keys']
@@ -239,7 +228,7 @@ def test_merged_and_saved_as_a_whole(base: str, images: Tensor, tmp_path: Path, 
     for saved, own in zip(statistics(plain), statistics(load_base(base)[0]), strict=True):
         assert torch.equal(saved, own)
     again = SAM3TextLoRA(base=str(tmp_path / 'whole'), prompts=PROMPTS, lora=None).eval()
-    torch.testing.assert_close(logits(again, images), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(foreground_logits(again, images), expected, atol=1e-5, rtol=0)
     processor = json.loads((tmp_path / 'whole' / 'processor_config.json').read_text())
     assert processor['processor_class'] == 'Sam3Processor'
 
@@ -284,13 +273,13 @@ def test_checkpoint_of_all_weights_holds_the_statistics(base: str, images: Tenso
     assert sum('running_mean' in name for name in state) == len(normalisations(model))
     assert not any('text_encoder.projection' in name for name in state)
     other = SAM3TextLoRA(base=base, prompts=PROMPTS, lora=None, trainable='all').eval()
-    assert not torch.equal(logits(other, images), logits(model, images))
+    assert not torch.equal(foreground_logits(other, images), foreground_logits(model, images))
     other.load_state_dict(state)
-    assert torch.equal(logits(other, images), logits(model, images))
+    assert torch.equal(foreground_logits(other, images), foreground_logits(model, images))
     # Whole, with them
     model.save_pretrained(tmp_path / 'whole')
     plain = Sam3LiteTextModel.from_pretrained(str(tmp_path / 'whole')).eval()
-    torch.testing.assert_close(plain_logits(plain, images), logits(model, images), atol=1e-5, rtol=0)
+    torch.testing.assert_close(plain_logits(plain, images), foreground_logits(model, images), atol=1e-5, rtol=0)
 
 
 def test_gradients_are_those_without_checkpointing(base: str, images: Tensor) -> None:
@@ -315,10 +304,10 @@ def test_text_encoder_compiles_in_one_piece(base: str, images: Tensor) -> None:
 
 def test_prefix_cache(base: str, images: Tensor, tmp_path: Path) -> None:
     model = adapted(base, IMAGE_LORA, dtype='bfloat16')
-    expected = logits(model, images)
+    expected = foreground_logits(model, images)
     cache = model.cache_prefix(tmp_path / 'cache', limit=2)
     for _ in range(2):
-        assert torch.equal(logits(model, images), expected)
+        assert torch.equal(foreground_logits(model, images), expected)
     assert len(cache) == 2
 
 
