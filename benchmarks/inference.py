@@ -35,10 +35,13 @@ import crack_plugin  # noqa: F401 - before any mmseg: makes it importable with m
 
 CPU_ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
     ('merged, fp32', {'dtype': None, 'compile': False}),
+    ('the same with a detail head', {'dtype': None, 'compile': False, 'detail_head': {}}),
     ('merged, bfloat16', {'compile': False}),
+    ('the same with a detail head', {'compile': False, 'detail_head': {}}),
 )
 CUDA_ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
     ('merged, bfloat16, not compiled', {'compile': False}),
+    ('the same with a detail head', {'compile': False, 'detail_head': {}}),
     ('merged, bfloat16, compiled', {}),
 )
 
