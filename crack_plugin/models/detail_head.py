@@ -33,8 +33,8 @@ MAX_PIXELS = 1008 * 1008
 _HALO = 4
 """Rows on either side that a row of the correction depends on: one for each 3x3 convolution."""
 
-_STRIP_PIXELS = 2**18
-"""Pixels computed at once: 25 MB for each activation of 24 channels in fp32."""
+_STRIP_PIXELS = 2**17
+"""Pixels computed at once: 13 MB for each activation of 24 channels in fp32. On a CPU the fastest of 2^14 to 2^22."""
 
 
 class DetailHead(nn.Module):
@@ -63,11 +63,9 @@ class DetailHead(nn.Module):
             raise ConfigError(f'detail_head has size={size!r}: choose {" or ".join(map(repr, SIZES))}.')
         self.size, self.max_pixels = size, max_pixels
         self.recompute = False
-        self.image = nn.Sequential(_convolution(3, channels), nn.GELU(), _convolution(channels, channels), nn.GELU())
+        self.image = _two_convolutions(3, channels)
         self.project = nn.Conv2d(embedding_channels, channels, kernel_size=1)
-        self.refine = nn.Sequential(
-            _convolution(2 * channels + 1, channels), nn.GELU(), _convolution(channels, channels), nn.GELU()
-        )
+        self.refine = _two_convolutions(2 * channels + 1, channels)
         self.correct = nn.Conv2d(channels, 1, kernel_size=1)
         nn.init.zeros_(self.correct.weight)
         nn.init.zeros_(self.correct.bias)  # type: ignore[arg-type]
@@ -208,5 +206,10 @@ def _row_ranges(height: int, width: int) -> list[range]:
     return [range(start, min(start + rows, height)) for start in range(0, height, rows)]
 
 
-def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
+def _two_convolutions(inputs: int, channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, channels, kernel_size=3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+        nn.ReLU(inplace=True),
+    )
