@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from crack_plugin.errors import ConfigError
 from crack_plugin.models.adapters import BASE_HASH, HEAD_FILE, AdapterError, check_base
-from crack_plugin.models.logits import resize, resize_from_square
+from crack_plugin.models.logits import resize, resize_from_square, resize_to_square
 
 SIZES = ('image', 'square')
 MAX_PIXELS = 1008 * 1008
@@ -112,8 +112,8 @@ class DetailHead(nn.Module):
 def corrections(
     head: DetailHead,
     images: Tensor,
-    square: Tensor,
     regions: Sequence[tuple[int, int]],
+    side: int,
     embeddings: Tensor,
     coarse: Tensor,
 ) -> Tensor:
@@ -122,8 +122,8 @@ def corrections(
     Args:
         head: With the ``size`` to work at.
         images: Normalised, shape (N, 3, H, W).
-        square: The same as the model's square input, shape (N, 3, S, S).
         regions: (height, width) of each image in ``images``; what lies outside is padding.
+        side: S, of the model's square input in pixels.
         embeddings, coarse: As for :meth:`DetailHead.forward`.
 
     Returns:
@@ -131,15 +131,14 @@ def corrections(
     """
     size = (images.shape[-2], images.shape[-1])
     if head.size == 'square':
-        return resize_from_square(head(limited(square, head.max_pixels), embeddings, coarse), regions, size)
+        seen = limited(resize_to_square(images, regions, side), head.max_pixels)
+        return resize_from_square(head(seen, embeddings, coarse), regions, size)
     if len(set(regions)) == 1:
         height, width = regions[0]
         seen = limited(images[..., :height, :width], head.max_pixels)
         return resize_from_square(head(seen, embeddings, coarse), regions, size)
-    by_image = zip(
-        images.split(1), square.split(1), regions, embeddings.split(coarse.shape[1]), coarse.split(1), strict=True
-    )
-    return torch.cat([corrections(head, image, own, [region], *rest) for image, own, region, *rest in by_image])
+    by_image = zip(images.split(1), regions, embeddings.split(coarse.shape[1]), coarse.split(1), strict=True)
+    return torch.cat([corrections(head, image, [region], side, *rest) for image, region, *rest in by_image])
 
 
 def head_file(head: DetailHead | None, base_hash: str) -> bytes | None:

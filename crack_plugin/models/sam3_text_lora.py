@@ -193,14 +193,14 @@ class SAM3TextLoRA(ForegroundSegmentor):
             Shape (N, K, H, W), or (N, K + 1, H, W) with a negative prompt.
         """
         regions = [logits.image_region(inputs, meta) for meta in batch_img_metas]
-        square = logits.resize_to_square(inputs, regions, self.image_size)
-        path = (self.model, self._encode_prefix(square), self._frozen_depth, *self._encode_prompts(negative))
+        hidden = self._encode_prefix(logits.resize_to_square(inputs, regions, self.image_size))
+        path = (self.model, hidden, self._frozen_depth, *self._encode_prompts(negative))
         if self.detail_head is None:
             coarse = self._compiled_or_plain(semantic_path.semantic_logits)(*path)
             return logits.resize_from_square(coarse.float(), regions, (inputs.shape[-2], inputs.shape[-1]))
         coarse, embeddings = self._compiled_or_plain(semantic_path.semantic_features)(*path)
         resized = logits.resize_from_square(coarse.float(), regions, (inputs.shape[-2], inputs.shape[-1]))
-        return resized.add_(corrections(self.detail_head, inputs, square, regions, embeddings, coarse))
+        return resized.add_(corrections(self.detail_head, inputs, regions, self.image_size, embeddings, coarse))
 
     def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
         """Losses of a batch under their ``loss_name``, and ``train_iou``.
