@@ -163,6 +163,14 @@ def test_recomputing_activations_gives_the_same_gradients(tiny_sam3: dict) -> No
         torch.testing.assert_close(first, second)
 
 
+def test_a_compiled_path_gives_the_head_the_same(tiny_sam3: dict) -> None:
+    images = torch.randn(1, 3, 40, 70)
+    plain, compiled = build(tiny_sam3, {}), build(tiny_sam3, {}, compile={'backend': 'eager'})
+    for model in (plain, compiled):
+        awaken(model.detail_head)
+    torch.testing.assert_close(predict(compiled, images), predict(plain, images), rtol=0, atol=1e-5)
+
+
 def test_the_head_is_saved_beside_the_adapter(tiny_sam3: dict, tmp_path: Path, log: list[str]) -> None:
     trained = build(tiny_sam3, {'channels': 6})
     awaken(trained.detail_head)
