@@ -52,6 +52,17 @@ def checkpoint_file(path: str) -> str:
     return path
 
 
+def add_cfg_options(parser: argparse.ArgumentParser, example: str = '') -> None:
+    """Add ``--cfg-options``, with an example for its help."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=KeyValueAction,
+        metavar='KEY=VALUE',
+        help=f'override config values, e.g. {example}' if example else 'override config values',
+    )
+
+
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that training and testing have in common, named and meant as in MMSegmentation's tools."""
     parser.add_argument('config', type=config_file, help='config file')
@@ -208,9 +219,7 @@ def add_trained_model_arguments(parser: argparse.ArgumentParser, out: str, requi
     source = parser.add_mutually_exclusive_group(required=required)
     source.add_argument('--checkpoint', type=checkpoint_file, help='checkpoint of a training')
     source.add_argument('--adapter', metavar='DIR_OR_HUB_ID', help=ADAPTER_HELP)
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=KeyValueAction, metavar='KEY=VALUE', help='override config values'
-    )
+    add_cfg_options(parser)
 
 
 def load_trained_config(args: argparse.Namespace) -> Config:

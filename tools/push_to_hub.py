@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mmengine.device import get_device
 
-from crack_plugin.cli import KeyValueAction, config_file, merge_options, readable_errors
+from crack_plugin.cli import add_cfg_options, config_file, merge_options, readable_errors
 from crack_plugin.sharing.push import Choices, check_repo, push, record, write_folder
 from crack_plugin.sharing.training import read_training
 
@@ -80,13 +80,7 @@ def _build_parser() -> argparse.ArgumentParser:
         help='validation photographs of each group in the report, for which the model is run (default: none)',
     )
     parser.add_argument('--device', default=get_device(), help='for --examples (default: %(default)s)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=KeyValueAction,
-        metavar='KEY=VALUE',
-        help='override config values, e.g. train_dataloader.dataset.data_root=DIR for data that has moved',
-    )
+    add_cfg_options(parser, 'train_dataloader.dataset.data_root=DIR for data that has moved')
     return parser
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmengine.device import get_device
 
-from crack_plugin.cli import KeyValueAction, config_file, existing_file, merge_options, readable_errors
+from crack_plugin.cli import add_cfg_options, config_file, existing_file, merge_options, readable_errors
 from crack_plugin.report.build import WorkDirError, build_report, load_config
 
 
@@ -61,13 +61,7 @@ def _build_parser() -> argparse.ArgumentParser:
         action='store_true',
         help='run no model: table and curves only, from what the training recorded',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=KeyValueAction,
-        metavar='KEY=VALUE',
-        help='override config values, e.g. val_dataloader.dataset.data_root=DIR for data that has moved',
-    )
+    add_cfg_options(parser, 'val_dataloader.dataset.data_root=DIR for data that has moved')
     return parser
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from crack_plugin.cli import KeyValueAction, config_file, existing_file, merge_options, readable_errors
+from crack_plugin.cli import add_cfg_options, config_file, existing_file, merge_options, readable_errors
 from crack_plugin.models.tuned_threshold import DEFAULT
 from crack_plugin.prediction.threshold import default_output, search_threshold, use_split, write_tuned
 
@@ -26,9 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--split', help="split of the dataset to tune on (default: val_dataloader's); never test")
     parser.add_argument('--overwrite', action='store_true', help='replace the file if it exists')
     parser.add_argument('--device', default=get_device(), help='default: %(default)s')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=KeyValueAction, metavar='KEY=VALUE', help='override config values'
-    )
+    add_cfg_options(parser)
     return parser
 
 
