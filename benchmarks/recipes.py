@@ -1,9 +1,12 @@
 """What each part of a recipe adds: ``python benchmarks/recipes.py --data NAME=FOLDER --recipes lora head head+cldice``.
 
-A recipe is ``lora``, configs/sam3_tiny_lora_crack.py as it is, or some of PARTS joined by +. Each is trained once for
-each data set and seed, on as many images (--images), at --size pixels, and scored after the last epoch, not the best
-one, which would be selected on the images it is scored on. --screen trains and scores on a split of the training
-photographs instead, so that parts can be chosen without a look at the validation photographs.
+A recipe is one of STARTS and some of PARTS joined by +, with a learning rate as in lr=1e-3: ``lora`` alone is
+configs/sam3_tiny_lora_crack.py as it is, ``full`` the same model with all weights trained, and ``segformer_b0`` and
+``unet`` are MMSegmentation's, from random weights, or NAME-pretrained, on --pictures. A recipe that begins with a part
+starts from ``lora``. Each is trained once for each data set and seed, on as many images (--images), at --size pixels,
+and scored after the last epoch, not the best one, which would be selected on the images it is scored on. --screen
+trains and scores on a split of the training photographs instead, so that parts can be chosen without a look at the
+validation photographs.
 
 Scores go to --results after each training; the same command goes on where it was stopped (--minutes stops it), and
 prints one table of all there is, mean and standard deviation over the seeds.
@@ -17,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,47 +29,51 @@ from mmengine.config import Config
 from crack_plugin.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / 'configs' / 'sam3_tiny_lora_crack.py'
+CONFIGS = ROOT / 'configs'
 COLUMNS = ('crack/IoU', 'crack/clIoU', 'crack/Precision', 'crack/Recall', 'crack/ODS')
 ATTENTION = ['q_proj', 'k_proj', 'v_proj', 'o_proj']
-DICE, CLDICE, BCE = (
-    {'type': 'ForegroundDiceLoss'},
-    {'type': 'CenterlineDiceLoss', 'loss_weight': 0.5},
-    {'type': 'CrossEntropyLoss', 'loss_weight': 0.5},
-)
 READ = [{'type': 'LoadImageFromFile'}, {'type': 'LoadYOLOPolygons'}]
 FLIPS = [{'type': 'RandomFlip', 'prob': 0.5, 'direction': each} for each in ('horizontal', 'vertical')]
 BORDERS = {f'crop_{side}': 0.25 for side in ('left', 'right', 'top', 'bottom')}
-CROPS = {'type': 'SeededAlbu', 'transforms': [{'type': 'RandomCropFromBorders', 'p': 0.5, **BORDERS}]}
-COLOURS = {'type': 'PhotoMetricDistortion'}
 PACK = [{'type': 'PackSegInputs'}]
 
-
-def pipeline(*transforms: dict[str, Any]) -> dict[str, Any]:
-    return {'train_dataloader': {'dataset': {'pipeline': [*READ, *FLIPS, *transforms, *PACK]}}}
-
-
-PARTS: dict[str, dict[str, Any]] = {
-    'lora': {},
+# What a recipe starts from.
+STARTS = {
+    'lora': CONFIGS / 'sam3_tiny_lora_crack.py',
+    'full': CONFIGS / 'sam3_tiny_lora_crack.py',
+    'segformer_b0': CONFIGS / 'benchmark' / 'segformer_b0.py',
+    'unet': CONFIGS / 'benchmark' / 'unet.py',
+}
+# Parts that change one setting, and parts that add to a list: several of those can be combined.
+SETTINGS: dict[str, dict[str, Any]] = {
     'head': {'model': {'detail_head': {}}},
     'head-square': {'model': {'detail_head': {'size': 'square'}}},
-    'cldice': {'model': {'loss_decode': [DICE, CLDICE]}},
-    'bce': {'model': {'loss_decode': [DICE, BCE]}},
-    'bce-cldice': {'model': {'loss_decode': [DICE, BCE, CLDICE]}},
-    'norms': {'model': {'lora': {'modules_to_save': ['layer_norm1', 'layer_norm2', 'layer_norm3']}}},
-    'decoder': {'model': {'lora': {'modules_to_save': ['pixel_decoder', 'semantic_projection']}}},
-    'projection': {'model': {'lora': {'modules_to_save': ['semantic_projection']}}},
+    'head48': {'model': {'detail_head': {'channels': 48}}},
     'mlp': {'model': {'lora': {'target_modules': [*ATTENTION, 'fc1', 'fc2']}}},
     'ema': {'custom_hooks': [{'type': 'EMAHook', 'ema_type': 'ExpMomentumEMA', 'momentum': 0.01, 'gamma': 20}]},
-    'crops': pipeline(CROPS),
-    'colours': pipeline(COLOURS),
-    'crops-colours': pipeline(CROPS, COLOURS),
     'no-dropout': {'model': {'lora': {'lora_dropout': 0.0}}},
     'rank32': {'model': {'lora': {'r': 32, 'lora_alpha': 64}}},
-    'lr-half': {'optim_wrapper': {'optimizer': {'lr': 1e-3}}},
-    'lr-double': {'optim_wrapper': {'optimizer': {'lr': 4e-3}}},
+    'batch1': {'train_dataloader': {'batch_size': 1}},
     'batch2': {'train_dataloader': {'batch_size': 2}},
 }
+LOSSES = {
+    'bce': {'type': 'CrossEntropyLoss', 'loss_weight': 0.5},
+    'cldice': {'type': 'CenterlineDiceLoss', 'loss_weight': 0.5},
+}
+SAVED_MODULES = {
+    'norms': ['layer_norm1', 'layer_norm2', 'layer_norm3'],
+    'decoder': ['pixel_decoder', 'semantic_projection'],
+    'projection': ['semantic_projection'],
+}
+TRANSFORMS = {
+    'crops': {'type': 'SeededAlbu', 'transforms': [{'type': 'RandomCropFromBorders', 'p': 0.5, **BORDERS}]},
+    'turns': {'type': 'SeededAlbu', 'transforms': [{'type': 'RandomRotate90', 'p': 1.0}]},
+    'colours': {'type': 'PhotoMetricDistortion'},
+}
+PARTS = (*SETTINGS, *LOSSES, *SAVED_MODULES, *TRANSFORMS)
+LEARNING_RATE = 'lr='
+PRETRAINED = ('segformer_b0-pretrained', 'unet-pretrained')
+PRETRAINING_SIZE = 336
 KEY = ('data', 'size', 'images', 'recipe')
 Run = dict[str, Any]
 
@@ -73,13 +81,16 @@ Run = dict[str, Any]
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data', nargs='+', required=True, metavar='NAME=FOLDER', help='with splits train and valid')
-    parser.add_argument('--recipes', nargs='+', default=[], metavar='PART+PART', help=f'of {", ".join(PARTS)}')
+    parser.add_argument('--recipes', nargs='+', default=[], metavar='START+PART', help=f'of {", ".join(PARTS)}')
     parser.add_argument('--seeds', type=int, nargs='+', default=[1])
     parser.add_argument('--size', type=int, default=336, help="side of the model's square in pixels (default: 336)")
     parser.add_argument('--images', type=int, default=1400, help='seen by a training (default: %(default)s)')
     parser.add_argument('--screen', action='store_true', help='on a split of the training photographs')
     parser.add_argument('--results', type=Path, default=Path('work_dirs/recipes/results.json'))
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/recipes'))
+    parser.add_argument('--jobs', type=int, default=1, help='trainings at a time (default: 1)')
+    parser.add_argument('--pictures', type=Path, help='synthetic pictures to pretrain segformer_b0 and unet on')
+    parser.add_argument('--pretraining-images', type=int, default=16000, help='seen there (default: %(default)s)')
     parser.add_argument('--minutes', type=float, default=float('inf'), help='start no training after so many')
     return parser
 
@@ -87,36 +98,84 @@ def make_parser() -> argparse.ArgumentParser:
 def screening_split(folder: Path, out: Path) -> Path:
     """A fifth of the training photographs for scoring."""
     if not (out / 'data.yaml').exists():
-        command = [sys.executable, str(ROOT / 'tools' / 'split_dataset.py'), str(folder), str(out), '--share', '0.2']
+        tool = str(ROOT / 'tools' / 'split_dataset.py')
+        command = [sys.executable, tool, str(folder), str(out), '--share', '0.2', '--annotations', annotations(folder)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return out
 
 
-def recipe_config(recipe: str, data_root: Path, size: int, images: int) -> Config:
-    """The config of a training: parts on top of the tiny model's."""
-    cfg = Config.fromfile(CONFIG)
-    for part in recipe.split('+'):
-        cfg.merge_from_dict(PARTS[part])
-    loaders = [cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader]
-    masks = (data_root / 'train' / 'masks').is_dir() and not (data_root / 'train' / 'labels').is_dir()
-    for loader in loaders:
-        loader.dataset.update(data_root=str(data_root), **({'annotations': 'masks'} if masks else {}))
-    cfg.model.image_size = size
-    epochs = max(1, round(images / number_of_images(data_root)))
-    cfg.train_cfg.update(max_epochs=epochs, val_interval=10**6)
-    cfg.param_scheduler[0].T_max = epochs
+def recipe_config(recipe: str, data_root: Path, size: int, images: int, pretrained: Path) -> Config:
+    """The config of a training: parts on top of what the recipe starts from."""
+    name, *parts = recipe.split('+')
+    if name in PARTS:
+        name, parts = 'lora', [name, *parts]
+    start = name.removesuffix('-pretrained')
+    cfg = Config.fromfile(STARTS[start])
+    if start in ('lora', 'full'):
+        cfg.model.image_size = size
+        cfg.default_hooks.pop('adapter_checkpoint')
+    else:
+        _compare(cfg, size)
+    if start == 'full':
+        cfg.model.update(lora=None, trainable='all')
+    if name != start:
+        cfg.load_from = str(pretrained / f'{start}.pth')
+    _add_parts(cfg, parts)
+    _set_length(cfg, data_root, images)
     # Scores alone are kept.
     cfg.default_hooks.checkpoint.update(interval=-1, save_best=None)
-    cfg.default_hooks.pop('adapter_checkpoint')
     cfg.default_hooks.pop('prediction')
     return cfg
 
 
-def number_of_images(data_root: Path) -> int:
+def _compare(cfg: Config, size: int) -> None:
+    """MMSegmentation's model at the same square, from random weights, all of it at one learning rate."""
+    cfg.model.backbone.init_cfg = None
+    cfg.optim_wrapper.paramwise_cfg = None
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        for transform in loader.dataset.pipeline:
+            if transform['type'] == 'Resize':
+                transform['scale'] = (size, size)
+
+
+def _add_parts(cfg: Config, parts: Sequence[str]) -> None:
+    for part in parts:
+        if part.startswith(LEARNING_RATE):
+            cfg.optim_wrapper.optimizer.lr = float(part.removeprefix(LEARNING_RATE))
+        cfg.merge_from_dict(SETTINGS.get(part, {}))
+    losses = [LOSSES[part] for part in parts if part in LOSSES]
+    if losses:
+        cfg.model.loss_decode = [{'type': 'ForegroundDiceLoss'}, *losses]
+    modules = [module for part in parts for module in SAVED_MODULES.get(part, [])]
+    if modules:
+        cfg.model.lora.modules_to_save = list(dict.fromkeys(modules))
+    transforms = [TRANSFORMS[part] for part in parts if part in TRANSFORMS]
+    if transforms:
+        cfg.train_dataloader.dataset.pipeline = [*READ, *FLIPS, *transforms, *PACK]
+
+
+def _set_length(cfg: Config, data_root: Path, images: int) -> None:
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.num_workers = 1
+        loader.dataset.update(data_root=str(data_root), annotations=annotations(data_root))
+    epochs = max(1, round(images / len(training_images(data_root))))
+    cfg.train_cfg.update(max_epochs=epochs, val_interval=10**6)
+    cfg.param_scheduler[-1].T_max = epochs
+    if 'end' in cfg.param_scheduler[-1]:
+        cfg.param_scheduler[-1].end = epochs
+
+
+def training_images(data_root: Path) -> list[Path]:
     """Training photographs: lines of train.txt in a split, else files."""
     if (data_root / 'train.txt').is_file():
-        return len((data_root / 'train.txt').read_text().splitlines())
-    return len(list((data_root / 'train' / 'images').iterdir()))
+        return [data_root / line for line in (data_root / 'train.txt').read_text().splitlines()]
+    return list((data_root / 'train' / 'images').iterdir())
+
+
+def annotations(data_root: Path) -> str:
+    """What a data set's labels are."""
+    folder = training_images(data_root)[0].parent.parent
+    return 'polygons' if (folder / 'labels').is_dir() else 'masks'
 
 
 def train(cfg: Config, folder: Path, seed: int) -> dict[str, float]:
@@ -152,30 +211,58 @@ def _mean_and_deviation(values: Sequence[float]) -> str:
     return f'{mean} ± {statistics.stdev(values):.3f}' if len(values) > 1 else mean
 
 
+def pretrain(name: str, pictures: Path, images: int, out: Path) -> None:
+    """Train a model of MMSegmentation on synthetic pictures, as the embedded base was."""
+    if (out / f'{name}.pth').is_file():
+        return
+    cfg = recipe_config(name, pictures, PRETRAINING_SIZE, images, out)
+    cfg.train_dataloader.update(batch_size=16, num_workers=2)
+    cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=1)
+    train(cfg, out / name, seed=1)
+    checkpoint = Path((out / name / 'last_checkpoint').read_text())
+    checkpoint.replace(out / f'{name}.pth')
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, and print the table."""
     parser = make_parser()
     args = parser.parse_args(argv)
-    unknown = {part for recipe in args.recipes for part in recipe.split('+')} - set(PARTS)
+    named = {part for recipe in args.recipes for part in recipe.split('+')}
+    unknown = {each for each in named if not each.startswith(LEARNING_RATE)} - {*PARTS, *STARTS, *PRETRAINED}
     if unknown or not all('=' in each for each in args.data):
         parser.error(f'parts that there are not: {sorted(unknown)}; --data {args.data} (NAME=FOLDER)')
+    if args.pictures:
+        for name in (each.removesuffix('-pretrained') for each in PRETRAINED if each in named):
+            pretrain(name, args.pictures, args.pretraining_images, args.work_dir / 'pretrained')
     start = time.monotonic()
     runs: list[Run] = json.loads(args.results.read_text()) if args.results.is_file() else []
-    done = {(run['data'], run['size'], run['images'], run['recipe'], run['seed']) for run in runs}
-    for recipe in args.recipes:
-        for name, folder in (each.split('=', 1) for each in args.data):
-            data = f'{name} (split of train)' if args.screen else name
-            root = screening_split(Path(folder), args.work_dir / f'{name}_split') if args.screen else Path(folder)
-            for seed in args.seeds:
-                if (data, args.size, args.images, recipe, seed) in done or time.monotonic() - start > 60 * args.minutes:
-                    continue
-                cfg = recipe_config(recipe, root, args.size, args.images)
-                part = 'split' if args.screen else 'all'
-                scores = train(cfg, args.work_dir / f'{name}_{part}_{args.size}_{args.images}_{recipe}_{seed}', seed)
-                what = {'data': data, 'size': args.size, 'images': args.images, 'recipe': recipe, 'seed': seed}
-                runs.append({**what, 'scores': scores})
-                write_atomically(args.results, (json.dumps(runs, indent=1) + '\n').encode())
-                print(f'{data}, {args.size} px, {recipe}, seed {seed}: IoU {scores["crack/IoU"]:.3f}', flush=True)
+    done = [{name: run[name] for name in (*KEY, 'seed')} for run in runs]
+    roots = dict(each.split('=', 1) for each in args.data)
+    if args.screen:
+        roots = {
+            f'{name} (split of train)': screening_split(Path(folder), args.work_dir / f'{name}_split')
+            for name, folder in roots.items()
+        }
+
+    def run(what: Run) -> None:
+        if time.monotonic() - start > 60 * args.minutes:
+            return
+        data, size, images, recipe = (what[name] for name in KEY)
+        cfg = recipe_config(recipe, Path(roots[data]), size, images, args.work_dir / 'pretrained')
+        folder = '_'.join(map(str, what.values())).replace(' (split of train)', '_split')
+        scores = train(cfg, args.work_dir / folder, what['seed'])
+        runs.append({**what, 'scores': scores})
+        write_atomically(args.results, (json.dumps(runs, indent=1) + '\n').encode())
+        print(f'{data}, {size} px, {recipe}, seed {what["seed"]}: IoU {scores["crack/IoU"]:.3f}', flush=True)
+
+    wanted = [
+        {'data': data, 'size': args.size, 'images': args.images, 'recipe': recipe, 'seed': seed}
+        for recipe in args.recipes
+        for data in roots
+        for seed in args.seeds
+    ]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(run, (what for what in wanted if what not in done)))
     print(table(runs))
 
 
