@@ -50,7 +50,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     'head-square': {'model': {'detail_head': {'size': 'square'}}},
     'head48': {'model': {'detail_head': {'channels': 48}}},
     'mlp': {'model': {'lora': {'target_modules': [*ATTENTION, 'fc1', 'fc2']}}},
-    'ema': {'custom_hooks': [{'type': 'EMAHook', 'ema_type': 'ExpMomentumEMA', 'momentum': 0.01, 'gamma': 20}]},
+    'ema': {'custom_hooks': [{'type': 'EMAHook', 'ema_type': 'ExponentialMovingAverage', 'momentum': 0.01}]},
     'no-dropout': {'model': {'lora': {'lora_dropout': 0.0}}},
     'rank32': {'model': {'lora': {'r': 32, 'lora_alpha': 64}}},
     'batch1': {'train_dataloader': {'batch_size': 1}},

@@ -16,6 +16,8 @@ from mmseg.registry import MODELS
         ('sam3_lora_crack', 3_883_008, 3_489_792, 0),
         ('sam3_lora_crack_fast', 3_489_792, 3_489_792, 0),
         ('sam3_lora_crack_lowmem', 3_489_792, 3_489_792, 0),
+        ('sam3_lora_crack_best', 3_910_897, 3_517_681, 0),
+        ('sam3_lora_crack_best_lowmem', 3_517_681, 3_517_681, 0),
         ('sam3_lora_crack_last8', 737_280, 737_280, 24),
         ('sam3_lora_crack_mlp', 5_136_384, 5_136_384, 0),
         ('sam3_lora_crack_all_linear', 9_029_632, 9_029_632, 0),

@@ -15,6 +15,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> object:
     ('config', 'inference', 'documented', 'promised'),
     [
         ('sam3_lora_crack_lowmem', False, 2.37, 2.5),
+        ('sam3_lora_crack_best_lowmem', False, 2.37, 2.5),
         ('sam3_lora_crack_fast', False, 5.99, 6.0),
         ('sam3_lora_crack_last8', False, 2.27, 2.5),
         ('sam3_lora_crack_mlp', False, 7.53, 11.0),
