@@ -70,7 +70,9 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser()
     args = parser.parse_args(arguments)
-    surfaces = PRETRAINING_SURFACES if ALL in args.surface else tuple(args.surface)
+    surfaces = tuple(
+        dict.fromkeys(s for name in args.surface for s in (PRETRAINING_SURFACES if name == ALL else (name,)))
+    )
     with readable_errors(parser):
         if args.contact_sheet:
             write_contact_sheet(args.out, surfaces, args.defects, tuple(args.size), args.seed)

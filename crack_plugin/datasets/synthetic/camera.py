@@ -16,7 +16,7 @@ def photograph(rng: np.random.Generator, reflectance: np.ndarray) -> np.ndarray:
     uneven = 0.07 if rng.random() < 0.75 else 0.2
     slope_x, slope_y = rng.normal(0, uneven), rng.normal(0, uneven)
     light = np.maximum(1 + slope_x * x + slope_y * y - abs(rng.normal(0, 0.07)) * (x * x + y * y), 0.2)
-    cold, green = rng.normal(0, 0.05 if rng.random() < 0.7 else 0.11), rng.normal(0, 0.015)
+    cold, green = rng.normal(0, 0.045 if rng.random() < 0.75 else 0.09), rng.normal(0, 0.015)
     cast = np.exp(np.array([cold, green, -cold], np.float32))
     exposed = reflectance * (light * cast[:, None, None])
     # An auto-exposing camera brings most scenes near the middle of the range.

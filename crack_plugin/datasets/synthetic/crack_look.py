@@ -25,7 +25,9 @@ _WIDE = 5.0
 def paint_cracks(rng: np.random.Generator, scene: Scene) -> None:
     """One or several cracks of one kind; marks 'crack', and 'spalling' where the edges broke away."""
     width = _crack_width(rng, scene)
-    depth = rng.uniform(0.5, 1) if width < _WIDE else rng.uniform(0.85, 1)
+    # What is thin and faint could not be told from the texture.
+    faintest = 0.75 if width < 1.5 * scene.view.scale else 0.5 if width < _WIDE else 0.85
+    depth = rng.uniform(faintest, 1)
     strokes = _courses(rng, scene, width, depth)
     alpha = render_strokes(strokes, scene.size)
     label = render_labels(strokes, scene.view, scene.margin)
@@ -74,11 +76,11 @@ def _roughened(rng: np.random.Generator, layers: Sequence[np.ndarray], width: fl
     """Displace layers alike, so that both edges of a wide crack are broken, each in its own way."""
     height, width_px = layers[0].shape
     reach = min(width, 60)
-    amplitude = np.float32(rng.uniform(0.06, 0.22) * reach)
-    feature = max(3.0, rng.uniform(0.4, 1.2) * reach)
+    amplitude = np.float32(rng.uniform(0.06, 0.25) * reach)
+    feature = max(3.0, log_uniform(rng, 0.5, 2.5) * reach)
     x, y = np.meshgrid(np.arange(width_px, dtype=np.float32), np.arange(height, dtype=np.float32))
-    x += amplitude * fractal_noise(rng, (height, width_px), feature, 0.5)
-    y += amplitude * fractal_noise(rng, (height, width_px), feature, 0.5)
+    x += amplitude * fractal_noise(rng, (height, width_px), feature, 0.6)
+    y += amplitude * fractal_noise(rng, (height, width_px), feature, 0.6)
     return [cv2.remap(layer, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for layer in layers]
 
 
@@ -91,7 +93,9 @@ def _shade_dark(rng: np.random.Generator, scene: Scene, alpha: np.ndarray, width
     image *= 1 + rng.uniform(0, 0.35) * np.clip(lit - alpha, 0, 1)
     if rng.random() < 0.4:
         _stain_sides(rng, scene, alpha, width)
-    share = (rng.uniform(0.06, 0.5) * rng.normal(1, 0.06, 3)).astype(np.float32)
+    share = (rng.uniform(0.06, 0.35 if width < 1.5 * scene.view.scale else 0.5) * rng.normal(1, 0.06, 3)).astype(
+        np.float32
+    )
     if width < _WIDE:
         floor = scene.surroundings() * share[:, None, None]
         image += alpha * np.minimum(floor - image, 0)

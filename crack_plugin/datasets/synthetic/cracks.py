@@ -16,7 +16,7 @@ def crack_stroke(rng: np.random.Generator, points: np.ndarray, width: float, dep
     n = len(points)
     end = np.clip((n - np.arange(n)) / max(1, taper * n), min(0.35, 1 / width), 1)
     # The edges of wide cracks are roughened later, all at once.
-    fast = 0.25 / max(1, width / 4)
+    fast = 0.25 / max(1, width / 2)
     widths = width * end * np.exp(0.3 * autoregressive(rng, n, 12) + fast * autoregressive(rng, n, 1))
     depths = depth * np.sqrt(np.maximum(end, 0.35)) * np.exp(0.15 * autoregressive(rng, n, 8))
     # Where sand fills the crack, it fades or breaks off; people annotate it all the same.

@@ -88,7 +88,7 @@ def paint_lane_marking(rng: np.random.Generator, scene: Scene) -> None:
     colour = rng.choice([[0.8, 0.82, 0.82], [0.3, 0.65, 0.8]], p=[0.8, 0.2]) * rng.uniform(0.7, 1.05)
     texture = scene.image / scene.image.mean(axis=(1, 2))[:, None, None]
     paint = colour.astype(np.float32)[:, None, None] * np.maximum(1 + rng.uniform(0.2, 0.8) * (texture - 1), 0.3)
-    scene.blend(band * worn * rng.uniform(0.5, 0.95), paint)
+    scene.blend(band * worn * rng.uniform(0.6, 0.95), paint)
     scene.mark('lane marking', band)
 
 

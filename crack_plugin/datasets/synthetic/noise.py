@@ -139,7 +139,7 @@ def turned_streaks(rng: np.random.Generator, size: tuple[int, int], scale: float
     side = math.ceil(math.hypot(height, width)) + 2
     streaks = smooth_noise(rng, (side, side), scale, (1, stretch))
     turn = cv2.getRotationMatrix2D((side / 2, side / 2), rng.uniform(0, 180), 1)
-    turn[:, 2] -= np.array([side - width, side - height]) / 2
+    turn = turn - np.array([[0, 0, (side - width) / 2], [0, 0, (side - height) / 2]])
     return cv2.warpAffine(streaks, turn, (width, height), borderMode=cv2.BORDER_REFLECT)
 
 
