@@ -35,7 +35,7 @@ def paint_cracks(rng: np.random.Generator, scene: Scene) -> None:
         alpha, label = _roughened(rng, [alpha, label], width)
     if width > 2 and rng.random() < 0.25:
         _break_edges(rng, scene, alpha, width)
-    kind = rng.choice(['dark', 'filled', 'pale'], p=[0.82, 0.1, 0.08])
+    kind = rng.choice(['dark', 'filled', 'pale'], p=[0.84, 0.09, 0.07])
     if kind == 'dark':
         _shade_dark(rng, scene, alpha, width)
     elif kind == 'filled':
@@ -127,7 +127,7 @@ def _look_inside(
     if rng.random() < 0.3:
         # Rubble, sand, leaves or grass at the bottom.
         lies = np.clip(1.5 * (smooth_noise(rng, size, max(8, width)) - rng.uniform(-0.3, 1.3)), 0, 1)
-        colours = [ground * 0.6, ground * 0.9, np.array([0.12, 0.2, 0.28]), np.array([0.1, 0.28, 0.2])]
+        colours = [ground * 0.6, ground * 0.9, np.array([0.12, 0.2, 0.28]), np.array([0.3, 0.65, 0.5]) * ground.mean()]
         colour = (colours[rng.choice(4, p=[0.4, 0.25, 0.2, 0.15])] * rng.uniform(0.6, 1.1)).astype(np.float32)
         pieces = 1 + 0.4 * fine_grain(rng, size, log_uniform(rng, 0.8, max(1.2, min(6, width / 8))))
         inside += lies * np.clip(deep * 2, 0, 1) * (colour[:, None, None] * pieces - inside)
@@ -150,7 +150,7 @@ def _shade_filled(rng: np.random.Generator, scene: Scene, alpha: np.ndarray, wid
     """Dust, soil, moss or old mortar fill it up to the surface: little contrast, a thin dark edge."""
     ground = scene.image.mean(axis=(1, 2))
     soil = np.array([rng.uniform(0.1, 0.25), rng.uniform(0.2, 0.32), rng.uniform(0.22, 0.4)])
-    moss = np.array([rng.uniform(0.05, 0.15), rng.uniform(0.22, 0.38), rng.uniform(0.15, 0.28)])
+    moss = np.array([rng.uniform(0.25, 0.5), rng.uniform(0.6, 0.85), rng.uniform(0.45, 0.75)]) * ground.mean()
     colour = [ground * rng.uniform(0.45, 0.8), soil * min(1, float(ground.mean()) * 1.8), moss][rng.choice(3)]
     grain = 1 + 0.15 * fine_grain(rng, scene.size, log_uniform(rng, 0.6, 2))
     worn = np.clip(alpha * rng.uniform(0.7, 1.1), 0, 1)
@@ -163,7 +163,7 @@ def _shade_filled(rng: np.random.Generator, scene: Scene, alpha: np.ndarray, wid
 def _shade_pale(rng: np.random.Generator, scene: Scene, alpha: np.ndarray, width: float) -> None:
     """Lime that water carried out, or a light filler: brighter than the surface."""
     ground = float(scene.image.mean())
-    brightness = min(0.95, ground * rng.uniform(1.25, 1.9) + 0.05)
+    brightness = min(0.95, ground * rng.uniform(1.15, 1.7) + 0.05)
     bleed = np.clip(rng.uniform(0.8, 2) * cv2.GaussianBlur(alpha, (0, 0), rng.uniform(1, 3.5)), 0, 1)
     bleed *= np.clip(0.5 + 0.4 * fractal_noise(rng, scene.size, 20), 0, 1)
     scene.blend(bleed * rng.uniform(0, 0.5), brightness)

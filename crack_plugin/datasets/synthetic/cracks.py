@@ -64,7 +64,7 @@ def branching_crack(
         branch_width = parent_width * rng.uniform(0.25, 0.95)
         strokes.append(crack_stroke(rng, branch, branch_width, depth * rng.uniform(0.7, 1), rng.uniform(0.2, 0.7)))
         parents.append((branch, branch_width))
-    if rng.random() < 0.25:
+    if rng.random() < 0.15:
         strokes += _strands(rng, parents[0][0], width, depth)
     return strokes[::-1]
 

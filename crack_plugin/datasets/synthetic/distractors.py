@@ -125,13 +125,30 @@ def _leaves(rng: np.random.Generator, scene: Scene) -> None:
         points += rng.uniform(0, 1, 2) * (width, height)
         cv2.fillPoly(layer, [np.rint(points * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
     alpha = layer.astype(np.float32) / 255
-    colours = [(0.1, 0.25, 0.4), (0.1, 0.4, 0.55), (0.12, 0.35, 0.2), (0.75, 0.75, 0.75), (0.08, 0.15, 0.22)]
+    colours = [(0.1, 0.25, 0.4), (0.1, 0.4, 0.55), (0.13, 0.28, 0.2), (0.75, 0.75, 0.75), (0.08, 0.15, 0.22)]
     colour = np.array(colours[rng.integers(len(colours))], np.float32) * rng.uniform(0.7, 1.2)
     away = rng.uniform(1, 4)
     shadow = cv2.GaussianBlur(shifted(alpha, away, away), (0, 0), 1.2)
     scene.image *= 1 - rng.uniform(0.1, 0.5) * shadow
     scene.blend(alpha, colour[:, None, None] * (1 + 0.12 * fractal_noise(rng, scene.size, 12)))
     scene.hide(alpha)
+
+
+def _writing(rng: np.random.Generator, scene: Scene) -> None:
+    """Letters and figures: sprayed, written with a pen or chalk, or a faint watermark."""
+    height, width = scene.size
+    layer = np.zeros((height, width), np.uint8)
+    signs = 'ABCDEFGHKLMNPRSTUVXZabcdeghknopqrst0123456789-+#'
+    for _ in range(1 + rng.poisson(0.5)):
+        text = ''.join(rng.choice(list(signs), int(rng.integers(1, 9))))
+        place = tuple(int(c) for c in rng.uniform((-0.1 * width, 0.1 * height), (0.8 * width, height)))
+        font = int(rng.choice([cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_SCRIPT_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX]))
+        cv2.putText(layer, text, place, font, log_uniform(rng, 0.4, 3), 255, int(rng.integers(1, 6)), cv2.LINE_AA)
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.normal(0, 20), 1)
+    alpha = cv2.warpAffine(layer, turn, (width, height)).astype(np.float32) / 255
+    ground = float(scene.image.mean())
+    colour = ground * (rng.uniform(0.2, 0.6, 3) if rng.random() < 0.5 else rng.uniform(1.2, 1.8, 3))
+    scene.blend(alpha * log_uniform(rng, 0.15, 0.9), np.minimum(colour, 0.95).astype(np.float32)[:, None, None])
 
 
 def _verge(rng: np.random.Generator, scene: Scene) -> None:
@@ -150,7 +167,7 @@ def _verge(rng: np.random.Generator, scene: Scene) -> None:
         beyond = np.clip(
             4 * (cv2.GaussianBlur(beyond, (0, 0), 6) + 0.12 * fractal_noise(rng, size, 20, 0.7) - 0.4), 0, 1
         )
-    colours = [(0.14, 0.27, 0.22), (0.2, 0.28, 0.36), (0.5, 0.52, 0.54), (0.85, 0.8, 0.75), (0.1, 0.1, 0.1)]
+    colours = [(0.15, 0.24, 0.2), (0.2, 0.28, 0.36), (0.5, 0.52, 0.54), (0.85, 0.8, 0.75), (0.1, 0.1, 0.1)]
     colour = (np.array(colours[rng.choice(5, p=[0.35, 0.25, 0.2, 0.1, 0.1])]) * rng.uniform(0.6, 1.3)).astype(
         np.float32
     )
@@ -184,7 +201,7 @@ def _shadow(rng: np.random.Generator, scene: Scene) -> None:
 
 
 _PLANT_COLOURS = (
-    (0.15, 0.45, 0.3),
+    (0.16, 0.34, 0.26),
     (0.2, 0.4, 0.5),
     (0.3, 0.5, 0.6),
     (0.1, 0.15, 0.2),
@@ -202,9 +219,10 @@ _DISTRACTORS: dict[bool, list[tuple[float, Callable[[np.random.Generator, Scene]
         (0.04, paint_tyre_marks),
         (0.05, paint_lane_marking),
         (0.1, paint_joints),
-        (0.05, paint_sealing),
+        (0.03, paint_sealing),
         (0.09, paint_scratches),
         (0.07, paint_drawn_lines),
+        (0.05, _writing),
     ],
     False: [
         (0.25, _spots),

@@ -153,8 +153,9 @@ def paint_sealing(rng: np.random.Generator, scene: Scene) -> None:
     ]
     band = render_strokes(strokes, size)
     texture = 1 + rng.uniform(0.01, 0.08) * fractal_noise(rng, size, 15)
-    colour = (rng.uniform(0.05, 0.22) * rng.normal(1, 0.04, 3)).astype(np.float32)
-    scene.blend(band * rng.uniform(0.75, 1), colour[:, None, None] * texture)
+    # Lighter than the depth of a crack.
+    colour = scene.image.mean(axis=(1, 2)) * rng.uniform(0.4, 0.7) * rng.normal(1, 0.03, 3)
+    scene.blend(band * rng.uniform(0.7, 0.95), colour.astype(np.float32)[:, None, None] * texture)
     scene.hide(band)
 
 

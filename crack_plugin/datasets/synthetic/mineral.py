@@ -45,7 +45,7 @@ def add_pores(rng: np.random.Generator, tone: np.ndarray, light: float) -> None:
 def add_aggregate(rng: np.random.Generator, tone: np.ndarray, light: float, strength: float) -> None:
     """Stones, binder and relief on a grey reflectance, with ``strength`` from 0 (none) to 1 (bare aggregate)."""
     size = tone.shape
-    cell = log_uniform(rng, 2, 9)
+    cell = log_uniform(rng, 1.6, 7)
     stone, inside = stone_cells(rng, size, cell)
     spread = strength * rng.uniform(0.04, 0.26)
     binder = 1 - strength * rng.uniform(-0.08, 0.3)
@@ -55,7 +55,7 @@ def add_aggregate(rng: np.random.Generator, tone: np.ndarray, light: float, stre
         tone *= np.maximum(1 + strength * rng.uniform(0.03, 0.14) * shaded_relief(height, light), 0.2)
     if rng.random() < 0.7:
         # Single bright or dark stones and pits: far tails that normal noise does not have.
-        spots, inside = stone_cells(rng, size, log_uniform(rng, 7, 20))
+        spots, inside = stone_cells(rng, size, log_uniform(rng, 5, 18))
         small = np.clip(inside * 1.6 - 0.6, 0, 1)
         chosen = np.where(np.abs(spots) > 1.1, spots, 0)
         tone *= 1 + strength * rng.uniform(0.08, 0.35) * np.clip(chosen, -2, 3) * small
@@ -70,7 +70,7 @@ def concrete(rng: np.random.Generator, scene: Scene) -> None:
     tone *= 1 + log_uniform(rng, 0.005, 0.09) * fractal_noise(
         rng, size, log_uniform(rng, 20, 160), rng.uniform(0.4, 0.8)
     )
-    tone *= 1 + rng.uniform(0.015, 0.08) * fine_grain(rng, size, log_uniform(rng, 0.45, 1.3))
+    tone *= np.maximum(1 + rng.uniform(0.015, 0.12) * fine_grain(rng, size, log_uniform(rng, 0.45, 1.1)), 0.2)
     if coarse:
         add_aggregate(rng, tone, light, rng.uniform(0.3, 1))
     elif rng.random() < 0.5:
@@ -82,7 +82,7 @@ def concrete(rng: np.random.Generator, scene: Scene) -> None:
         _add_grooves(rng, tone, light)
     if not coarse and rng.random() < 0.4:
         _add_board_marks(rng, scene, tone)
-    scene.image[:] = tinted(rng, tone, 0.05 if rng.random() < 0.7 else 0.16)
+    scene.image[:] = tinted(rng, tone, 0.04 if rng.random() < 0.75 else 0.15)
     if rng.random() < 0.25:
         _weather(rng, scene)
     if rng.random() < 0.08:
@@ -95,7 +95,7 @@ def asphalt(rng: np.random.Generator, scene: Scene) -> None:
     old = rng.random() < 0.7
     tone = np.full(size, rng.uniform(0.25, 0.52) if old else rng.uniform(0.12, 0.3), np.float32)
     tone *= 1 + rng.uniform(0.01, 0.07) * fractal_noise(rng, size, log_uniform(rng, 30, 160))
-    tone *= 1 + rng.uniform(0.02, 0.06) * fine_grain(rng, size, log_uniform(rng, 0.5, 1.2))
+    tone *= 1 + rng.uniform(0.02, 0.1) * fine_grain(rng, size, log_uniform(rng, 0.5, 1.1))
     add_aggregate(rng, tone, scene.light, rng.uniform(0.6, 1.25) if old else rng.uniform(0.4, 0.9))
     if rng.random() < 0.15:
         # Stones have come out.
