@@ -63,13 +63,17 @@ def _courses(rng: np.random.Generator, scene: Scene, width: float, depth: float)
     size = scene.size
     joints = scene.coverage.get('joint')
     is_wall = joints is not None and float(joints.mean()) > 0.02
-    if is_wall and width < 0.08 * min(size) and rng.random() < 0.55:
+    if is_wall and scene.grain is None and width < 0.08 * min(size) and rng.random() < 0.55:
         assert joints is not None
         return [s for _ in range(1 + rng.poisson(0.2)) for s in joint_crack(rng, joints, width, depth)]
     if width < 8 and rng.random() < 0.13:
         return crack_network(rng, size, min(width, 4.0), depth)
+    grain = scene.grain if rng.random() < 0.8 else None
     n_cracks = 1 + (int(rng.random() < 0.3) + int(rng.random() < 0.1) if width < 0.1 * min(size) else 0)
-    return [s for _ in range(n_cracks) for s in branching_crack(rng, size, width * rng.uniform(0.6, 1.1), depth)]
+    widths = width * rng.uniform(0.6, 1.1, n_cracks)
+    return [
+        s for w in widths for s in branching_crack(rng, size, float(w), depth, 1.3 if grain is None else 0.5, grain)
+    ]
 
 
 def _roughened(rng: np.random.Generator, layers: Sequence[np.ndarray], width: float) -> list[np.ndarray]:

@@ -26,14 +26,21 @@ def crack_stroke(rng: np.random.Generator, points: np.ndarray, width: float, dep
 
 
 def branching_crack(
-    rng: np.random.Generator, size: tuple[int, int], width: float, depth: float, branches: float = 1.3
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    width: float,
+    depth: float,
+    branches: float = 1.3,
+    grain: float | None = None,
 ) -> list[Stroke]:
-    """A crack with its branches, the trunk last."""
+    """A crack with its branches, the trunk last; along the ``grain`` of the material, if it has one (radians)."""
     height, width_px = size
     wavy, jagged = rng.uniform(0.1, 0.5), rng.uniform(0.15, 0.7)
+    if grain is not None:
+        wavy, jagged = 0.3 * wavy, 0.3 * jagged
     step = max(2.0, width / 5)
     length = max(size) * rng.uniform(0.5, 2)
-    if rng.random() < 0.75:
+    if grain is None and rng.random() < 0.75:
         side, along = rng.integers(4), rng.uniform(0.08, 0.92)
         start = np.array([(along, 0), (1, along), (along, 1), (0, along)])[side] * (width_px, height)
         headings = [(np.pi / 2, np.pi, -np.pi / 2, 0)[side] + rng.normal(0, 0.35)]
@@ -41,7 +48,7 @@ def branching_crack(
         start = start - width * np.array([math.cos(headings[0]), math.sin(headings[0])])
     else:
         start = rng.uniform(0.15, 0.85, 2) * (width_px, height)
-        heading = rng.uniform(0, 2 * np.pi)
+        heading = rng.uniform(0, 2 * np.pi) if grain is None else grain + rng.normal(0, 0.04)
         headings = [heading, heading + np.pi]
         length /= 2
     strokes, parents = [], []

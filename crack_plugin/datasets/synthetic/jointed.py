@@ -38,7 +38,9 @@ def brick_masonry(rng: np.random.Generator, scene: Scene) -> None:
     course = log_uniform(rng, 11, 80)
     length = course * rng.uniform(1.8, 3.4)
     joint = max(1.2, course * rng.uniform(0.07, 0.2))
-    pieces = _running_bond(rng, size, course, length, rng.choice([0.5, 0.5, 0.5, 0.33, 0.25, 0]), 0.03 * course)
+    pieces = _running_bond(
+        rng, size, course, length, rng.choice([0.5, 0.5, 0.5, 0.33, 0.25, 0]), rng.uniform(0, 0.025) * course
+    )
     edge = pieces.distance - joint / 2 + min(0.2 * joint, 1.5) * smooth_noise(rng, size, max(3, 0.15 * course))
     brick = np.clip(edge + 0.5, 0, 1)
     tones = rng.standard_normal(int(pieces.number.max()) + 1, np.float32)[pieces.number]
@@ -140,6 +142,7 @@ def wood(rng: np.random.Generator, scene: Scene) -> None:
     colour = np.array(colours[rng.integers(4)]) * rng.uniform(0.75, 1.2)
     scene.image[:] = colour.astype(np.float32)[:, None, None] * np.clip(tone, 0.05, 1.6).astype(np.float32)
     scene.mark('joint', gap)
+    scene.grain = np.pi / 2 if upright else 0.0
 
 
 def _running_bond(

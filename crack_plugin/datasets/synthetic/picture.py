@@ -97,7 +97,8 @@ def _set_scene(
     rng: np.random.Generator, size: tuple[int, int], surface: str, shown: Sequence[str], margin: Range
 ) -> Scene:
     view = choose_view(rng, size)
-    scene = Scene(np.empty((3, *view.canvas), np.float32), view, rng.uniform(0, 2 * np.pi), rng.uniform(*margin))
+    image = np.empty((3, *view.canvas), np.float32)
+    scene = Scene(image, view, light=rng.uniform(0, 2 * np.pi), margin=rng.uniform(*margin))
     SURFACES[surface](rng, scene)
     has_joints = 'joint' in scene.coverage
     add_distractors(rng, scene, surface, before=True)

@@ -17,6 +17,7 @@ class Scene:
             many times faster to multiply by one (H, W) layer after another.
         view: Where the camera stands.
         light: Direction the light falls in, radians.
+        grain: Direction along which the material splits, radians; None if there is none.
         margin: How far the label of a crack reaches over it on either side, in pixels of the picture.
         coverage: For each class that is to be seen, shape (H, W), float32: how much of a pixel it covers, 0 to 1.
     """
@@ -24,6 +25,7 @@ class Scene:
     image: np.ndarray
     view: View
     light: float = 0.0
+    grain: float | None = None
     margin: float = 0.0
     coverage: dict[str, np.ndarray] = field(default_factory=dict)
 
