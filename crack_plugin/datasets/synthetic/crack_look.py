@@ -36,6 +36,8 @@ def paint_cracks(rng: np.random.Generator, scene: Scene) -> None:
     if width > 2 and rng.random() < 0.25:
         _break_edges(rng, scene, alpha, width)
     kind = rng.choice(['dark', 'filled', 'pale'], p=[0.84, 0.09, 0.07])
+    if width > 12 * scene.view.scale and rng.random() < 0.7:
+        kind = 'dark'
     if kind == 'dark':
         _shade_dark(rng, scene, alpha, width)
     elif kind == 'filled':
@@ -90,8 +92,9 @@ def _roughened(rng: np.random.Generator, layers: Sequence[np.ndarray], width: fl
 
 def _shade_dark(rng: np.random.Generator, scene: Scene, alpha: np.ndarray, width: float) -> None:
     image, size, light = scene.image, scene.size, scene.light
-    # Stones bridge the gap here and there.
-    alpha = np.clip(alpha * (1 + rng.uniform(0, 0.35) * fine_grain(rng, size, log_uniform(rng, 0.7, 1.5))), 0, 1)
+    # Stones bridge a narrow gap here and there.
+    bridges = rng.uniform(0, 0.35) / max(1, width / 3)
+    alpha = np.clip(alpha * (1 + bridges * fine_grain(rng, size, log_uniform(rng, 0.7, 1.5))), 0, 1)
     reach = 1.2 * max(1, width / 10)
     lit = shifted(alpha, reach * math.cos(light), reach * math.sin(light))
     image *= 1 + rng.uniform(0, 0.35) * np.clip(lit - alpha, 0, 1)

@@ -19,6 +19,8 @@ def crack_stroke(rng: np.random.Generator, points: np.ndarray, width: float, dep
     fast = 0.25 / max(1, width / 2)
     widths = width * end * np.exp(0.3 * autoregressive(rng, n, 12) + fast * autoregressive(rng, n, 1))
     depths = depth * np.sqrt(np.maximum(end, 0.35)) * np.exp(0.15 * autoregressive(rng, n, 8))
+    # Into a wide crack no light falls.
+    depths = np.minimum(depths, 1) ** (1 / max(1, width / 4))
     # Where sand fills the crack, it fades or breaks off; people annotate it all the same.
     faint = autoregressive(rng, n, 10) > rng.uniform(0.9, 2.5)
     depths = np.where(cv2.blur(faint.astype(np.float32), (1, 5))[:, 0] > 0.5, rng.uniform(0.2, 0.7) * depths, depths)
