@@ -37,9 +37,9 @@ def random_walk(
     jagged: float,
     step: float = 2.0,
 ) -> np.ndarray:
-    """A random walk that keeps its heading: slow bends and fast jags around it, and a kink now and then, (n, 2)."""
+    """A random walk that keeps its heading: slow bends and jags, with these a kink now and then, (n, 2)."""
     n = max(4, int(length / step))
-    kinks = np.cumsum(rng.normal(0, 0.45, n) * (rng.random(n) < 0.015))
+    kinks = np.cumsum(rng.normal(0, 0.45, n) * (rng.random(n) < (0.015 if jagged else 0)))
     angle = heading + kinks + wavy * autoregressive(rng, n, 14) + jagged * autoregressive(rng, n, 1.6)
     steps = step * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     return np.concatenate([start[None], start + np.cumsum(steps, axis=0)])
