@@ -33,7 +33,7 @@ def photograph(rng: np.random.Generator, reflectance: np.ndarray) -> np.ndarray:
     sensor = rng.standard_normal(size, np.float32) * np.float32(log_uniform(rng, 0.002, 0.025))
     picture = cv2.add(image, cv2.merge([sensor] * 3))
     picture = cv2.convertScaleAbs(np.maximum(picture, 0), alpha=255)
-    quality = int(rng.uniform(40, 98))
+    quality = int(rng.uniform(50, 98))
     return np.asarray(
         cv2.imdecode(cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
     )

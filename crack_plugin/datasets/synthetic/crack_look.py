@@ -18,6 +18,9 @@ from crack_plugin.datasets.synthetic.noise import (
 )
 from crack_plugin.datasets.synthetic.scene import Scene
 
+CORE = 'the crack itself'
+"""What of cracks is seen, whatever the margin of their label."""
+
 # Pixels from which on a crack has an inside to look into.
 _WIDE = 5.0
 
@@ -45,6 +48,7 @@ def paint_cracks(rng: np.random.Generator, scene: Scene) -> None:
     else:
         _shade_pale(rng, scene, alpha, width)
     scene.mark('crack', label)
+    scene.mark(CORE, (alpha > 0.2).astype(np.float32))
 
 
 def _crack_width(rng: np.random.Generator, scene: Scene) -> float:

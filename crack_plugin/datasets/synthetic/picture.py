@@ -8,6 +8,7 @@ import numpy as np
 from crack_plugin.datasets.errors import DatasetError
 from crack_plugin.datasets.polygons import Polygon, mask_to_polygons
 from crack_plugin.datasets.synthetic.camera import photograph
+from crack_plugin.datasets.synthetic.crack_look import CORE
 from crack_plugin.datasets.synthetic.defects import DEFECTS, PAINTERS
 from crack_plugin.datasets.synthetic.distractors import add_distractors
 from crack_plugin.datasets.synthetic.noise import Range
@@ -15,8 +16,9 @@ from crack_plugin.datasets.synthetic.scene import Scene
 from crack_plugin.datasets.synthetic.surfaces import SURFACES
 from crack_plugin.datasets.synthetic.view import choose_view
 
-# A defect can lie where a tilted camera does not look, or under a leaf: then all is painted anew.
+# A defect can lie where a tilted camera does not look, or under a leaf: where too little is seen, all is painted anew.
 _ATTEMPTS = 30
+_LEAST_SHARE = 1 / 500
 
 
 class Picture(NamedTuple):
@@ -78,9 +80,9 @@ def paint(
     shown = () if negative or not defects else _choose(rng, defects)
     for _ in range(_ATTEMPTS):
         scene = _set_scene(rng, size, surface, shown, (low, high))
-        mask = _label_map(scene, defects)
-        if all((mask == defects.index(name) + 1).any() for name in shown):
+        if all(_is_seen(scene, CORE if name == 'crack' else name) for name in shown):
             break
+    mask = _label_map(scene, defects)
     layers = [scene.view.take_smooth(plane) for plane in scene.image]
     return photograph(rng, np.stack(layers)), mask
 
@@ -107,6 +109,14 @@ def _set_scene(
             PAINTERS[name](rng, scene)
     add_distractors(rng, scene, surface, before=False)
     return scene
+
+
+def _is_seen(scene: Scene, name: str) -> bool:
+    if name not in scene.coverage:
+        return False
+    height, width = scene.view.size
+    seen = np.count_nonzero(scene.view.take(scene.coverage[name]) >= 0.5)
+    return bool(seen >= max(4, _LEAST_SHARE * height * width))
 
 
 def _label_map(scene: Scene, defects: Sequence[str]) -> np.ndarray:
