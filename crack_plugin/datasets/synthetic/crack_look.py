@@ -27,10 +27,12 @@ _WIDE = 5.0
 
 def paint_cracks(rng: np.random.Generator, scene: Scene) -> None:
     """One or several cracks of one kind; marks 'crack', and 'spalling' where the edges broke away."""
-    width = _crack_width(rng, scene)
+    texture = scene.contrast()
+    # A crack that is narrower than the gaps between stones, or hardly darker, is none that anyone would have marked.
+    width = max(_crack_width(rng, scene), (0.6 + 6 * texture) * scene.view.scale)
     # What is thin and faint could not be told from the texture.
     faintest = 0.75 if width < 1.5 * scene.view.scale else 0.5 if width < _WIDE else 0.85
-    depth = rng.uniform(faintest, 1)
+    depth = rng.uniform(min(0.95, faintest + 2 * texture), 1)
     strokes = _courses(rng, scene, width, depth)
     alpha = render_strokes(strokes, scene.size)
     label = render_labels(strokes, scene.view, scene.margin)
@@ -42,7 +44,7 @@ def paint_cracks(rng: np.random.Generator, scene: Scene) -> None:
     if width > 12 * scene.view.scale and rng.random() < 0.7:
         kind = 'dark'
     if kind == 'dark':
-        _shade_dark(rng, scene, alpha, width)
+        _shade_dark(rng, scene, alpha, width, texture)
     elif kind == 'filled':
         _shade_filled(rng, scene, alpha, width)
     else:
@@ -68,9 +70,7 @@ def _crack_width(rng: np.random.Generator, scene: Scene) -> float:
 def _courses(rng: np.random.Generator, scene: Scene, width: float, depth: float) -> list[Stroke]:
     size = scene.size
     joints = scene.coverage.get('joint')
-    is_wall = joints is not None and float(joints.mean()) > 0.02
-    if is_wall and scene.grain is None and width < 0.08 * min(size) and rng.random() < 0.55:
-        assert joints is not None
+    if joints is not None and rng.random() < _share_along(scene, joints, width):
         return [s for _ in range(1 + rng.poisson(0.2)) for s in joint_crack(rng, joints, width, depth)]
     if width < 8 and rng.random() < 0.13:
         return crack_network(rng, size, min(width, 4.0), depth)
@@ -80,6 +80,14 @@ def _courses(rng: np.random.Generator, scene: Scene, width: float, depth: float)
     return [
         s for w in widths for s in branching_crack(rng, size, float(w), depth, 1.3 if grain is None else 0.5, grain)
     ]
+
+
+def _share_along(scene: Scene, joints: np.ndarray, width: float) -> float:
+    """How often a crack follows these joints: seldom where they are as dark as a crack, and it could not be seen."""
+    inside = joints > 0.5
+    if scene.grain is not None or width > 0.08 * min(scene.size) or inside.mean() < 0.02:
+        return 0.0
+    return 0.55 if scene.image[1][inside].mean() > 0.7 * scene.image[1][~inside].mean() else 0.12
 
 
 def _roughened(rng: np.random.Generator, layers: Sequence[np.ndarray], width: float) -> list[np.ndarray]:
@@ -94,7 +102,7 @@ def _roughened(rng: np.random.Generator, layers: Sequence[np.ndarray], width: fl
     return [cv2.remap(layer, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for layer in layers]
 
 
-def _shade_dark(rng: np.random.Generator, scene: Scene, alpha: np.ndarray, width: float) -> None:
+def _shade_dark(rng: np.random.Generator, scene: Scene, alpha: np.ndarray, width: float, texture: float) -> None:
     image, size, light = scene.image, scene.size, scene.light
     # Stones bridge a narrow gap here and there.
     bridges = rng.uniform(0, 0.35) / max(1, width / 3)
@@ -104,9 +112,8 @@ def _shade_dark(rng: np.random.Generator, scene: Scene, alpha: np.ndarray, width
     image *= 1 + rng.uniform(0, 0.35) * np.clip(lit - alpha, 0, 1)
     if rng.random() < 0.4:
         _stain_sides(rng, scene, alpha, width)
-    share = (rng.uniform(0.06, 0.35 if width < 1.5 * scene.view.scale else 0.5) * rng.normal(1, 0.06, 3)).astype(
-        np.float32
-    )
+    brightest = max(0.12, (0.35 if width < 1.5 * scene.view.scale else 0.5) - 1.5 * texture)
+    share = (rng.uniform(0.06, brightest) * rng.normal(1, 0.06, 3)).astype(np.float32)
     if width < _WIDE:
         floor = scene.surroundings() * share[:, None, None]
         image += alpha * np.minimum(floor - image, 0)
@@ -162,7 +169,11 @@ def _shade_filled(rng: np.random.Generator, scene: Scene, alpha: np.ndarray, wid
     ground = scene.image.mean(axis=(1, 2))
     soil = np.array([rng.uniform(0.1, 0.25), rng.uniform(0.2, 0.32), rng.uniform(0.22, 0.4)])
     moss = np.array([rng.uniform(0.25, 0.5), rng.uniform(0.6, 0.85), rng.uniform(0.45, 0.75)]) * ground.mean()
-    colour = [ground * rng.uniform(0.45, 0.8), soil * min(1, float(ground.mean()) * 1.8), moss][rng.choice(3)]
+    colour = [ground * rng.uniform(0.4, 0.75), soil * min(1, float(ground.mean()) * 1.8), moss][rng.choice(3)]
+    level = float(colour.mean() / ground.mean())
+    if 0.75 < level < 1.3:
+        # Of the surface's own brightness it could not be seen.
+        colour = colour * rng.uniform(0.5, 0.75) / level
     grain = 1 + 0.15 * fine_grain(rng, scene.size, log_uniform(rng, 0.6, 2))
     worn = np.clip(alpha * rng.uniform(0.7, 1.1), 0, 1)
     if width > _WIDE:

@@ -46,7 +46,8 @@ def brick_masonry(rng: np.random.Generator, scene: Scene) -> None:
     tones = rng.standard_normal(int(pieces.number.max()) + 1, np.float32)[pieces.number]
     rough = _roughness(rng, size)
     if rng.random() < 0.65:
-        colour = rng.uniform((0.18, 0.21, 0.3), (0.32, 0.36, 0.5))
+        green = rng.uniform(0.55, 0.8)
+        colour = rng.uniform(0.28, 0.5) * np.array([green * rng.uniform(0.72, 1), green, 1])
         hue = np.array([rng.uniform(-0.1, 0.1), 0, rng.uniform(-0.05, 0.15)], np.float32)
     else:
         colour = pastel(rng) * rng.uniform(0.25, 0.75)

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 
+from crack_plugin.datasets.synthetic.mineral import paint_colour
 from crack_plugin.datasets.synthetic.noise import (
     fine_grain,
     fractal_noise,
@@ -44,13 +45,12 @@ def _bare(rng: np.random.Generator, scene: Scene) -> None:
 
 def _painted(rng: np.random.Generator, scene: Scene) -> None:
     size = scene.size
-    grey = rng.random() < 0.5
-    colour = np.full(3, rng.uniform(0.2, 0.85)) if grey else rng.uniform(0.1, 0.8, 3)
+    colour = paint_colour(rng)
     peel = fractal_noise(rng, size, log_uniform(rng, 3, 12))
     tone = 1 + rng.uniform(0.005, 0.04) * shaded_relief(peel, scene.light)
     tone += log_uniform(rng, 0.005, 0.03) * fine_grain(rng, size, 0.8)
     tone += rng.uniform(0.01, 0.06) * fractal_noise(rng, size, 120)
-    scene.image[:] = colour.astype(np.float32)[:, None, None] * np.maximum(tone, 0.2)
+    scene.image[:] = colour[:, None, None] * np.maximum(tone, 0.2)
 
 
 def _weld(rng: np.random.Generator, scene: Scene) -> None:

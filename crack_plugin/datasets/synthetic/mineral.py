@@ -164,6 +164,12 @@ def pastel(rng: np.random.Generator) -> np.ndarray:
     return np.array([1 - chroma * (0.8 * math.cos(hue) + 0.6 * math.sin(hue)), green, red], np.float32)
 
 
+def paint_colour(rng: np.random.Generator) -> np.ndarray:
+    """The reflectance of a coat of paint, grey more often than bright, BGR, shape (3,), float32."""
+    grey = rng.uniform(0.15, 0.85)
+    return (grey + rng.beta(1, 2) * (rng.uniform(0.08, 0.85, 3) - grey)).astype(np.float32)
+
+
 def _add_grooves(rng: np.random.Generator, tone: np.ndarray, light: float) -> None:
     """Long streaks in one direction: a trowel, a broom, or the tines that roughen a road."""
     streaks = turned_streaks(rng, tone.shape, log_uniform(rng, 1.5, 6), rng.uniform(12, 40))
@@ -203,7 +209,7 @@ def _weather(rng: np.random.Generator, scene: Scene) -> None:
 
 
 def _paint_over(rng: np.random.Generator, scene: Scene) -> None:
-    colour = np.clip(rng.uniform(0.15, 0.9, 3), 0, 1).astype(np.float32)
+    colour = paint_colour(rng)
     texture = scene.image.mean(axis=0)
     texture = texture / texture.mean()
     where = patches(rng, scene.size, rng.uniform(0.6, 1), 40, 0.1)

@@ -40,6 +40,13 @@ class Scene:
         layers = [cv2.resize(plane, small, interpolation=cv2.INTER_AREA) for plane in self.image]
         return np.stack([cv2.resize(layer, (width, height), interpolation=cv2.INTER_LINEAR) for layer in layers])
 
+    def contrast(self) -> float:
+        """How much the texture varies from pixel to pixel of the picture, as a share of the brightness."""
+        green = self.image[1]
+        sigma = 2.5 * max(1.0, self.view.scale)
+        detail = cv2.GaussianBlur(green, (0, 0), 0.5 * self.view.scale) - cv2.GaussianBlur(green, (0, 0), sigma)
+        return float(detail.std() / (green.mean() + 1e-6))
+
     def mark(self, name: str, coverage: np.ndarray) -> None:
         """Add to what a class covers: ``coverage`` of shape (H, W), 0 to 1."""
         known = self.coverage.get(name)
