@@ -29,7 +29,7 @@ def paint_cracks(rng: np.random.Generator, scene: Scene) -> None:
     """One or several cracks of one kind; marks 'crack', and 'spalling' where the edges broke away."""
     texture = scene.contrast()
     # A crack that is narrower than the gaps between stones, or hardly darker, is none that anyone would have marked.
-    width = max(_crack_width(rng, scene), (0.6 + 6 * texture) * scene.view.scale)
+    width = max(_crack_width(rng, scene), (0.5 + 4.5 * texture) * scene.view.scale)
     # What is thin and faint could not be told from the texture.
     faintest = 0.75 if width < 1.5 * scene.view.scale else 0.5 if width < _WIDE else 0.85
     depth = rng.uniform(min(0.95, faintest + 2 * texture), 1)
@@ -57,10 +57,10 @@ def _crack_width(rng: np.random.Generator, scene: Scene) -> float:
     """Pixels of the canvas: most cracks are thin; a few gape over a good part of the picture."""
     kind = rng.random()
     side = min(scene.view.size)
-    if kind < 0.68:
-        width = log_uniform(rng, 0.8, 4.5)
-    elif kind < 0.92:
-        width = log_uniform(rng, 4.5, 0.06 * side) if side > 100 else log_uniform(rng, 1, 4)
+    if kind < 0.72:
+        width = log_uniform(rng, 0.7, 3.5)
+    elif kind < 0.93:
+        width = log_uniform(rng, 3.5, 0.06 * side) if side > 100 else log_uniform(rng, 1, 4)
     else:
         width = log_uniform(rng, 0.05, 0.4) * side
     # Seen from afar, thin cracks are thinner; those that could not be seen at all are left out.
