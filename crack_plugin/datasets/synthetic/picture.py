@@ -82,7 +82,7 @@ def paint(
         scene = _set_scene(rng, size, surface, shown, (low, high))
         if all(_is_seen(scene, CORE if name == 'crack' else name) for name in shown):
             break
-    mask = _label_map(scene, defects)
+    mask = label_map(scene, defects)
     layers = [scene.view.take_smooth(plane) for plane in scene.image]
     return photograph(rng, np.stack(layers)), mask
 
@@ -119,7 +119,8 @@ def _is_seen(scene: Scene, name: str) -> bool:
     return bool(seen >= max(4, _LEAST_SHARE * height * width))
 
 
-def _label_map(scene: Scene, defects: Sequence[str]) -> np.ndarray:
+def label_map(scene: Scene, defects: Sequence[str]) -> np.ndarray:
+    """Shape (H, W) of the picture, uint8: 0, or 1 + the place in ``defects`` of the first of ``DEFECTS`` there."""
     mask = np.zeros(scene.view.size, np.uint8)
     for name in reversed(DEFECTS):
         if name in defects and name in scene.coverage:
