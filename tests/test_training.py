@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from reference import plain_sam3
 from torch import Tensor, nn
 
-from crack_plugin.datasets.synthetic import DEFECTS, write_dataset
+from crack_plugin.datasets.synthetic import write_dataset
 from crack_plugin.models import SAM3TextLoRA
 
 FAST = {'optim_wrapper.optimizer.lr': 1e-2, 'model.lora.lora_dropout': 0.0}
@@ -122,6 +122,8 @@ def test_zero_shot_equals_fresh_adapters(config: Path, tmp_path: Path, run_test:
 
 
 # ---- several prompts
+
+DEFECTS = ('crack', 'spalling', 'rust stain')
 
 
 @pytest.fixture(scope='module')

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crack_plugin.cli import readable_errors
-from crack_plugin.datasets.synthetic import write_dataset
+from crack_plugin.datasets.synthetic import HELD_OUT, write_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs' / 'sam3_tiny_lora_crack.py'
+# One that the tiny SAM 3 was not pretrained on.
+SURFACE = HELD_OUT[0]
 COLUMNS = ('crack/IoU', 'crack/Dice', 'crack/Precision', 'crack/Recall', 'crack/clIoU')
 
 
@@ -62,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser = make_parser()
     args = parser.parse_args(argv)
     with readable_errors(parser):
-        print(f'[1/5] drawing {args.train} + {args.valid} pictures of cracked masonry in {args.data}')
-        write_dataset(args.data, args.train, args.valid, size=(336, 336), surfaces='masonry', seed=1)
+        print(f'[1/5] drawing {args.train} + {args.valid} pictures of cracked {SURFACE} in {args.data}')
+        write_dataset(args.data, args.train, args.valid, size=(336, 336), surfaces=SURFACE, seed=1)
     loaders = [f'{name}_dataloader.dataset.data_root={args.data}' for name in ('train', 'val', 'test')]
     options = ['--cfg-options', *loaders, *args.cfg_options]
 

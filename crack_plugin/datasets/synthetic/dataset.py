@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from crack_plugin.datasets.errors import DatasetError, DatasetExistsError
 from crack_plugin.datasets.polygons import format_labels
+from crack_plugin.datasets.synthetic.defects import DEFECTS
 from crack_plugin.datasets.synthetic.noise import Range
-from crack_plugin.datasets.synthetic.picture import DEFECTS, Picture, as_range, check_picture, draw
+from crack_plugin.datasets.synthetic.picture import Picture, as_range, check_picture, draw, paint
 from crack_plugin.datasets.synthetic.surfaces import SURFACES
 
 SPLITS = ('train', 'valid')
@@ -25,7 +26,7 @@ SPLITS = ('train', 'valid')
 REQUEST_FILE = 'synthetic.json'
 # Part of the request, so that a folder drawn by an older version is not taken for a new one: raise it with any change
 # to the pictures.
-DRAWING_VERSION = 1
+DRAWING_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Request:
     seed: int
     negative_share: float
     label_margin: Range
+    max_size: tuple[int, int] | None = None
     drawing_version: int = DRAWING_VERSION
 
     def __post_init__(self) -> None:
@@ -49,6 +51,8 @@ class Request:
             raise DatasetError(f'seed={self.seed}: a seed is a whole number from 0')
         if not 0 <= self.negative_share <= 1:
             raise DatasetError(f'negative_share={self.negative_share}: a share is a number from 0 to 1')
+        if self.max_size is not None and not all(a <= b for a, b in zip(self.size, self.max_size, strict=True)):
+            raise DatasetError(f'max_size={self.max_size}: height and width are at least those of size={self.size}')
         if not self.surfaces:
             raise DatasetError(f'no surface named: choose from {", ".join(SURFACES)}')
         for surface in self.surfaces:
@@ -68,11 +72,23 @@ def draw_item(request: Request, split: str, index: int) -> Picture:
     Returns:
         The picture as it is written.
     """
+    return draw(*_arguments(request, split, index))
+
+
+def _arguments(
+    request: Request, split: str, index: int
+) -> tuple[np.random.Generator, tuple[int, int], str, tuple[str, ...], Range, bool]:
     rng = np.random.default_rng([request.seed, SPLITS.index(split), index])
     # Spread evenly over the indices: any run of pictures holds the share, small splits included.
     is_negative = int((index + 1) * request.negative_share + 0.5) > int(index * request.negative_share + 0.5)
     surface = request.surfaces[rng.integers(len(request.surfaces))]
-    return draw(rng, request.size, surface, () if is_negative else request.defects, request.label_margin)
+    size = request.size
+    if request.max_size is not None:
+        size = (
+            int(rng.integers(size[0], request.max_size[0] + 1)),
+            int(rng.integers(size[1], request.max_size[1] + 1)),
+        )
+    return rng, size, surface, request.defects, request.label_margin, is_negative
 
 
 def write_dataset(
@@ -86,6 +102,7 @@ def write_dataset(
     negative_share: float = 0.18,
     label_margin: float | Range = (0.2, 1.2),
     workers: int = 1,
+    max_size: tuple[int, int] | None = None,
 ) -> bool:
     """Write pictures and YOLO polygon labels in Roboflow's layout, with their ``data.yaml``.
 
@@ -100,9 +117,11 @@ def write_dataset(
         surfaces: One or several of ``SURFACES``; each picture takes one by chance.
         defects: The classes, in the order of their ids; see ``draw``.
         seed: Whole number, from 0.
-        negative_share: Share of pictures without defects.
+        negative_share: Share of pictures without defects. What belongs to a surface is labelled in them, too, where
+            it is among ``defects``: joints of masonry, rust of corroded steel.
         label_margin: See ``draw``.
         workers: Number of processes; it does not change the pictures.
+        max_size: (H, W): each picture takes a height and a width between ``size`` and this. None: all have ``size``.
 
     Returns:
         False where ``root`` held this very dataset already, True if it was drawn.
@@ -114,7 +133,7 @@ def write_dataset(
     root = Path(root)
     surfaces = (surfaces,) if isinstance(surfaces, str) else tuple(surfaces)
     margin = as_range(label_margin)
-    request = Request(n_train, n_valid, size, surfaces, tuple(defects), seed, negative_share, margin)
+    request = Request(n_train, n_valid, size, surfaces, tuple(defects), seed, negative_share, margin, max_size)
     if workers < 1:
         raise DatasetError(f'workers={workers}: at least one process draws')
     if _is_written(root, request):
@@ -155,11 +174,11 @@ def _write(folder: Path, request: Request, workers: int) -> None:
 
 def _write_item(folder: Path, request: Request, item: tuple[str, int]) -> None:
     split, index = item
-    picture = draw_item(request, split, index)
+    image, mask = paint(*_arguments(request, split, index))
     name = f'{index:06d}'
     path = Path(folder, split, 'images', f'{name}.jpg')
-    path.write_bytes(cv2.imencode('.jpg', picture.image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
-    labels = (format_labels(picture.mask == i + 1, i) for i in range(len(request.defects)))
+    path.write_bytes(cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+    labels = (format_labels(mask == i + 1, i) for i in range(len(request.defects)))
     Path(folder, split, 'labels', f'{name}.txt').write_text(''.join(labels), encoding='utf-8')
 
 

@@ -17,14 +17,20 @@ def smooth_noise(
     rng: np.random.Generator, size: tuple[int, int], scale: float, stretch: tuple[float, float] = (1, 1)
 ) -> np.ndarray:
     """Smooth noise of mean 0 and deviation 1 with features of ``scale`` pixels, (H, W) float32."""
+    return _normalised(_smooth(rng, size, scale, stretch))
+
+
+def _smooth(
+    rng: np.random.Generator, size: tuple[int, int], scale: float, stretch: tuple[float, float] = (1, 1)
+) -> np.ndarray:
     cells = [scale * s for s in stretch]
     shape = [math.ceil(n / cell) + 2 for n, cell in zip(size, cells, strict=True)]
     grid = rng.standard_normal(shape, np.float32)
     height, width = (round(n * cell) for n, cell in zip(shape, cells, strict=True))
     # The random offset keeps the grid's nodes from standing at the same pixels in every picture.
     top, left = rng.integers(0, (height - size[0] + 1, width - size[1] + 1))
-    field = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)[top : top + size[0], left : left + size[1]]
-    return _normalised(field)
+    field: np.ndarray = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+    return field[top : top + size[0], left : left + size[1]]
 
 
 def fine_grain(rng: np.random.Generator, size: tuple[int, int], sigma: float) -> np.ndarray:
@@ -34,10 +40,16 @@ def fine_grain(rng: np.random.Generator, size: tuple[int, int], sigma: float) ->
 
 def fractal_noise(rng: np.random.Generator, size: tuple[int, int], scale: float, gain: float = 0.55) -> np.ndarray:
     """Noise of mean 0 and deviation 1 that sums octaves from ``scale`` down to 3 pixels, (H, W) float32."""
-    field = np.zeros(size, np.float32)
     amplitude = 1.0
+    height, width = size
+    # Slow octaves are summed on half the resolution.
+    coarse = np.zeros(((height + 1) // 2, (width + 1) // 2), np.float32)
+    while scale >= 12:
+        coarse += np.float32(amplitude) * _smooth(rng, (coarse.shape[0], coarse.shape[1]), scale / 2)
+        scale, amplitude = scale / 2.1, amplitude * gain
+    field: np.ndarray = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
     while scale >= 3:
-        field += amplitude * smooth_noise(rng, size, scale)
+        field += np.float32(amplitude) * _smooth(rng, size, scale)
         scale, amplitude = scale / 2.1, amplitude * gain
     return _normalised(field)
 
@@ -85,6 +97,57 @@ def stone_cells(rng: np.random.Generator, size: tuple[int, int], cell: float) ->
         distance += 0.14 * cell * fine_grain(rng, size, 0.22 * cell)
     inside = np.clip(radius[labels] - distance + 0.5, 0, 1)
     return tone[labels], inside
+
+
+def cell_edges(
+    rng: np.random.Generator, seeds: np.ndarray, size: tuple[int, int], warp: float, feature: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Irregular cells around seeds, their borders displaced by up to about ``warp`` pixels.
+
+    Args:
+        rng: Source of chance.
+        seeds: Shape (n, 2): x and y, in the picture or beside it.
+        size: (H, W).
+        warp: Displacement in pixels.
+        feature: Size of the borders' bends, pixels.
+
+    Returns:
+        Shape (H, W), int32: a number for each cell; and (H, W) float32: pixels to the border.
+    """
+    height, width = size
+    pad = int(2 * warp) + 2
+    low = seeds.min(axis=0)
+    origin = np.floor(np.minimum(low, -pad)).astype(int)
+    extent = np.ceil(np.maximum(seeds.max(axis=0), (width + pad, height + pad))).astype(int) - origin + 1
+    free = np.ones(extent[::-1], np.uint8)
+    pixels = np.rint(seeds).astype(int) - origin
+    free[pixels[:, 1], pixels[:, 0]] = 0
+    nearest = cv2.distanceTransformWithLabels(free, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1]
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    x += np.float32(warp) * smooth_noise(rng, size, feature) - np.float32(origin[0])
+    y += np.float32(warp) * smooth_noise(rng, size, feature) - np.float32(origin[1])
+    cells = cv2.remap(nearest.astype(np.float32), x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+    inner = np.ones(size, np.uint8)
+    inner[:, 1:] &= cells[:, 1:] == cells[:, :-1]
+    inner[1:] &= cells[1:] == cells[:-1]
+    return cells.astype(np.int32), cv2.distanceTransform(inner, cv2.DIST_L2, 5)
+
+
+def turned_streaks(rng: np.random.Generator, size: tuple[int, int], scale: float, stretch: float) -> np.ndarray:
+    """Long streaks in one direction, of mean 0 and deviation 1, (H, W) float32."""
+    height, width = size
+    side = math.ceil(math.hypot(height, width)) + 2
+    streaks = smooth_noise(rng, (side, side), scale, (1, stretch))
+    turn = cv2.getRotationMatrix2D((side / 2, side / 2), rng.uniform(0, 180), 1)
+    turn = turn - np.array([[0, 0, (side - width) / 2], [0, 0, (side - height) / 2]])
+    return cv2.warpAffine(streaks, turn, (width, height), borderMode=cv2.BORDER_REFLECT)
+
+
+def patches(rng: np.random.Generator, size: tuple[int, int], share: float, scale: float, soft: float) -> np.ndarray:
+    """Irregular patches over about a ``share`` of the area, with edges ``soft`` deviations wide, (H, W) from 0 to 1."""
+    field = fractal_noise(rng, size, scale, 0.6)
+    level = float(np.quantile(field[::4, ::4], 1 - share))
+    return np.clip((field - level) / max(soft, 1e-3) + 0.5, 0, 1)
 
 
 def blob_distance(rng: np.random.Generator, size: tuple[int, int], radius: Range, rough: float) -> np.ndarray:
