@@ -1,4 +1,4 @@
-# Pretrains the embedded tiny SAM 3 from scratch on synthetic concrete; see configs/sam3_tiny/README.md.
+# Pretrains the embedded tiny SAM 3 from scratch on synthetic pictures: tools/pretrain_tiny.py.
 _base_ = ['./_base_/models/sam3_text_lora.py', './_base_/datasets/yolo_crack.py', './_base_/default_runtime.py']
 model = dict(
     # 3.1 M parameters at 336 px: one window of 24 x 24 tokens, SAM 3's own patch and token counts
@@ -36,12 +36,15 @@ model = dict(
         ),
         mask_decoder_config=dict(hidden_size=64, num_attention_heads=4),
     ),
+    # What the pictures hold: each prompt learns to mark its own, so that a prompt decides what is marked
+    prompts=['crack', 'joint', 'spalling', 'rust stain'],
     lora=None,
     trainable='all',
     # cross-entropy gets a model from scratch off the ground, where Dice alone has hardly a gradient
     loss_decode=[dict(type='ForegroundDiceLoss'), dict(type='CrossEntropyLoss')],
 )
-data_root = 'data/synthetic_concrete'
+data_root = 'data/synthetic_world'
+classes = ['crack', 'joint', 'spalling', 'rust stain']
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadYOLOPolygons'),
@@ -49,12 +52,15 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5, direction='vertical'),
     dict(type='PackSegInputs'),
 ]
-train_dataloader = dict(batch_size=4, num_workers=1, dataset=dict(data_root=data_root, pipeline=train_pipeline))
-val_dataloader = dict(num_workers=1, dataset=dict(data_root=data_root))
+train_dataloader = dict(
+    batch_size=16, num_workers=4, dataset=dict(data_root=data_root, classes=classes, pipeline=train_pipeline)
+)
+val_dataloader = dict(num_workers=1, dataset=dict(data_root=data_root, classes=classes))
 test_dataloader = val_dataloader
 optim_wrapper = dict(
     type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01), clip_grad=dict(max_norm=1.0)
 )
+# Iterations, since a part of the training may end anywhere
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=200),
     dict(type='CosineAnnealingLR', by_epoch=True, T_max=4, convert_to_iter_based=True, begin=0, end=4),
@@ -62,3 +68,6 @@ param_scheduler = [
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=4, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
+# Every 50 iterations, so that a part that ends anywhere loses little; the average of the last 1000 is what is kept
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=50, max_keep_ckpts=1, save_best=None))
+custom_hooks = [dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.001)]
