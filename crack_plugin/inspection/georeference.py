@@ -79,7 +79,7 @@ def read_georeference(path: Path) -> Georeference | None:
     """The georeference of an image; None if it has none, or a transform without a CRS.
 
     Raises:
-        GeoreferenceError: The file cannot be read.
+        GeoreferenceError: The file is not there, or cannot be opened.
         MissingPackageError: It is a GeoTIFF, and rasterio is not installed.
     """
     if path.suffix.lower() not in TIFF_SUFFIXES:
@@ -88,8 +88,11 @@ def read_georeference(path: Path) -> Georeference | None:
         with TiffFile(path) as tiff:
             if not tiff.pages.first.is_geotiff:
                 return None
-    except (OSError, TiffFileError) as error:
-        raise GeoreferenceError(f'{path} cannot be read: {error}.') from error
+    except TiffFileError:
+        # A picture of another format, or damaged, which whoever reads the picture tells.
+        return None
+    except OSError as error:
+        raise GeoreferenceError(f'{path} cannot be read: {error.strerror or error}.') from error
     rasterio = import_rasterio(path)
     with rasterio.open(path) as source:
         crs, transform = source.crs, source.transform

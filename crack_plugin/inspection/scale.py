@@ -98,7 +98,7 @@ def read_scales(text: str | None) -> Scales:
         return Scales()
     path = Path(text)
     if path.suffix.lower() != '.csv':
-        return Scales(for_all=_size(text, text))
+        return Scales(for_all=_size(text, '--mm-per-pixel'))
     if not path.is_file():
         raise ScaleError(f'{path}: no such file.')
     try:

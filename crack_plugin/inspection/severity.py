@@ -1,4 +1,4 @@
-"""How severe a crack is by its width: the limits of a published table, or one's own, and what the pixels cannot tell."""
+"""How severe a crack is by its width: by the limits of a published table, or one's own."""
 
 import math
 from dataclasses import dataclass
@@ -72,9 +72,9 @@ PROFILES = {
     for profile in (
         Profile(
             'bre251',
-            'BRE Digest 251, Assessment of damage in low-rise buildings (Building Research Establishment): categories of '
-            'visible damage to walls. The digest rates by ease of repair in the first place, and by number of cracks too; '
-            'the widths are approximate.',
+            'BRE Digest 251, Assessment of damage in low-rise buildings (Building Research Establishment): categories '
+            'of visible damage to walls. The digest rates by ease of repair in the first place, and by number of '
+            'cracks too; the widths are approximate.',
             (
                 Level('0 negligible', 0.1),
                 Level('1 very slight', 1.0),
@@ -87,9 +87,9 @@ PROFILES = {
         Profile(
             'ec2',
             'EN 1992-1-1:2004 (Eurocode 2), 7.3.1 (5), table 7.1N, recommended values of w_max: 0.2 mm for prestressed '
-            'members with bonded tendons (X0, XC1 to XC4, frequent loads), 0.3 mm for reinforced members in XC2 to XC4, '
-            'XD, XS, and 0.4 mm in X0, XC1 (quasi-permanent loads). They limit calculated widths, and national annexes '
-            'may set others.',
+            'members with bonded tendons (X0, XC1 to XC4, frequent loads), 0.3 mm for reinforced members in XC2 to '
+            'XC4, XD, XS, and 0.4 mm in X0, XC1 (quasi-permanent loads). They limit calculated widths, and national '
+            'annexes may set others.',
             (
                 Level('up to 0.2 mm', 0.2),
                 Level('over 0.2 mm: prestressed', 0.3),
@@ -101,8 +101,8 @@ PROFILES = {
             'aci224r',
             'ACI 224R-01, Control of cracking in concrete structures, table 4.1, reasonable crack widths of reinforced '
             'concrete under service loads: 0.10 mm in water-retaining structures, 0.15 mm in seawater and its spray '
-            '(wetting and drying), 0.18 mm with de-icing chemicals, 0.30 mm in humidity, moist air and soil, 0.41 mm in '
-            'dry air or under a membrane. A guide for design: part of the cracks will exceed it.',
+            '(wetting and drying), 0.18 mm with de-icing chemicals, 0.30 mm in humidity, moist air and soil, 0.41 mm '
+            'in dry air or under a membrane. A guide for design: part of the cracks will exceed it.',
             (
                 Level('up to 0.10 mm', 0.10),
                 Level('over 0.10 mm: water-retaining', 0.15),
