@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import yaml
@@ -87,7 +88,7 @@ def write_preannotations(
         lines.append(f'{folder / "yolo"}: correct labels/{_SPLIT}, divide it with tools/split_dataset.py, and train')
     if 'coco' in formats:
         path = folder / 'coco' / 'annotations' / 'instances_default.json'
-        write_atomically(path, json.dumps(coco.content).encode(errors='surrogateescape'))
+        write_atomically(path, json.dumps(coco.content).encode())
         lines.append(f'{path}: COCO, for CVAT and Roboflow')
     if 'labelstudio' in formats and tasks:
         lines.append(_write_labelstudio(tasks, folder / 'labelstudio', class_names))
@@ -200,7 +201,7 @@ def _write_labelstudio(tasks: list[tuple[Path, dict[str, Any]]], folder: Path, c
     # Those that the model is least sure of come first.
     ordered = sorted((task for _, task in tasks), key=lambda task: -task['data']['uncertainty'])
     write_atomically(folder / 'tasks.json', json.dumps(ordered).encode())
-    labels = ''.join(f'\n    <Label value={json.dumps(name, ensure_ascii=False)}/>' for name in class_names)
+    labels = ''.join(f'\n    <Label value={quoteattr(name)}/>' for name in class_names)
     config = (
         '<View>\n  <Image name="image" value="$image" zoom="true"/>\n'
         f'  <PolygonLabels name="label" toName="image" strokeWidth="1">{labels}\n  </PolygonLabels>\n</View>\n'

@@ -52,12 +52,12 @@ class Rating:
     """The severity of a crack.
 
     Attributes:
-        severity: Level of the width as measured.
+        level: Of the width as measured.
         lowest: Level of the least width that it may have.
         highest: Level of the largest width that it may have.
     """
 
-    severity: str
+    level: str
     lowest: str
     highest: str
 
@@ -65,6 +65,11 @@ class Rating:
     def is_certain(self) -> bool:
         """Whether the width is further from the next limit than it is uncertain."""
         return self.lowest == self.highest
+
+    @property
+    def severity(self) -> str:
+        """The level, or between which it is uncertain."""
+        return self.level if self.is_certain else f'uncertain: {self.lowest} to {self.highest}'
 
 
 PROFILES = {
@@ -125,11 +130,10 @@ def rate(profile: Profile, width: float, uncertainty: float) -> Rating:
         uncertainty: How far it may be off on either side, in mm.
 
     Example:
-        >>> rate(PROFILES['ec2'], 0.25, 0.02)
-        Rating(severity='over 0.2 mm: prestressed', lowest='over 0.2 mm: prestressed', highest='over 0.2 mm: \
-prestressed')
-        >>> rate(PROFILES['ec2'], 0.25, 0.5).is_certain  # at half a millimetre a pixel
-        False
+        >>> rate(PROFILES['bre251'], 2.3, 0.5).severity
+        '2 slight'
+        >>> rate(PROFILES['bre251'], 1.2, 0.5).severity  # half a millimetre a pixel
+        'uncertain: 1 very slight to 2 slight'
     """
 
     def level(value: float) -> str:

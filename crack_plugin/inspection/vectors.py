@@ -1,6 +1,7 @@
 """Cracks as vectors: GeoJSON, and GeoPackage with pyogrio and shapely, in the photographs' CRS or in pixels."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,8 +146,7 @@ def write_geojson(folder: Path, features: Sequence[Feature], place: Place) -> No
             }
             for feature in features
         ]
-        text = json.dumps(content, ensure_ascii=False, separators=(',', ':'))
-        write_atomically(folder / f'{layer}.geojson', text.encode(errors='surrogateescape'))
+        write_atomically(folder / f'{layer}.geojson', json.dumps(content, separators=(',', ':')).encode())
 
 
 def check_packages() -> None:
@@ -215,8 +215,11 @@ def _column(values: list[Any], name: str) -> np.ndarray:
 
 
 def _placed(points: np.ndarray, georeference: Georeference | None) -> np.ndarray:
-    # A thousandth of a pixel, and a tenth of a millimetre on a map in metres.
-    return np.round(points.astype(float), 3) if georeference is None else np.round(georeference.places(points), 4)
+    # To a thousandth of a pixel.
+    if georeference is None:
+        return np.round(points.astype(float), 3)
+    a, _, _, d, _, _ = georeference.transform
+    return np.round(georeference.places(points), 3 - math.floor(math.log10(math.hypot(a, d))))
 
 
 def _crs_name(place: Place) -> str:

@@ -1,5 +1,6 @@
 """What is made of masks that are predicted: ``cracks.csv``, vectors, profiles of the width, and annotations."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -170,13 +171,11 @@ def _write_features(features: list[Feature], done: dict[str, list[Row]], out: Pa
             write_geopackage(out, features, place)
         lines.append(f'vectors in {place.name}')
     if wanted.severity is not None:
+        counts = Counter(feature.rating.severity for feature in features if feature.rating is not None)
         levels = [level.name for level in wanted.severity.levels]
-        ratings = [feature.rating for feature in features if feature.rating is not None]
         lines.append(f'severity by {wanted.severity.name}: {wanted.severity.source}')
-        for level in levels:
-            own = [rating for rating in ratings if rating.severity == level]
-            unsure = sum(not rating.is_certain for rating in own)
-            lines.append(f'  {level}: {len(own):,}' + (f', {unsure:,} of them uncertain' if unsure else ''))
+        lines += [f'  {level}: {counts.pop(level, 0):,}' for level in levels]
+        lines += [f'  {level}: {count:,}' for level, count in sorted(counts.items())]
     return lines
 
 
