@@ -1,13 +1,14 @@
 """Where on the earth the pixels of a GeoTIFF are, and how many millimetres they measure. Needs rasterio."""
 
 import math
+import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tifffile import TiffFile, TiffFileError
+from tifffile import TiffFile
 
 from crack_plugin.errors import CrackPluginError, MissingPackageError
 
@@ -88,11 +89,11 @@ def read_georeference(path: Path) -> Georeference | None:
         with TiffFile(path) as tiff:
             if not tiff.pages.first.is_geotiff:
                 return None
-    except TiffFileError:
-        # A picture of another format, or damaged, which whoever reads the picture tells.
-        return None
     except OSError as error:
         raise GeoreferenceError(f'{path} cannot be read: {error.strerror or error}.') from error
+    except (IndexError, KeyError, TypeError, ValueError, struct.error):  # what tifffile raises for damaged headers
+        # A picture of another format, or damaged, which whoever reads the picture tells.
+        return None
     rasterio = import_rasterio(path)
     with rasterio.open(path) as source:
         crs, transform = source.crs, source.transform
