@@ -48,7 +48,7 @@ def test_polygons_cover_the_pixels_and_nothing_else(seed: int) -> None:
 def test_shapely_finds_them_valid(seed: int) -> None:
     shapely = pytest.importorskip('shapely')
     for crack in find_cracks([Band(random_mask(seed).astype(np.uint8))]):
-        polygons = shapely.MultiPolygon([(own.shell, own.holes) for own in outlines(crack.runs)])
+        polygons = shapely.MultiPolygon([shapely.Polygon(own.shell, own.holes) for own in outlines(crack.runs)])
         assert polygons.is_valid, shapely.is_valid_reason(polygons)
         assert polygons.area == crack.area
 

@@ -144,7 +144,7 @@ def test_labelstudio_by_its_yolo_export(tmp_path: Path, photographs: dict[str, n
             (label,) = region['value']['polygonlabels']
             points = np.array(region['value']['points'])
             assert points.min() >= 0 and points.max() <= 100
-            # As label-studio-converter's convert_annotation writes YOLO: percent by 100.
+            # As Label Studio's converter writes YOLO: percent by 100.
             text += ' '.join(map(str, [NAMES.index(label), *(points / 100).ravel().tolist()])) + '\n'
         name = image.relative_to(tmp_path / 'site').with_suffix('').as_posix()
         found[name] = rasterize(parse_labels(text, (height, width)), (height, width))
