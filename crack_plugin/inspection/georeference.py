@@ -1,6 +1,7 @@
 """Where on the earth the pixels of a GeoTIFF are, and how many millimetres they measure. Needs rasterio."""
 
 import math
+import re
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
@@ -126,6 +127,6 @@ def _unit(crs: Any) -> tuple[float | None, str]:
         return None, f'is in degrees, which are not as long in all directions. {remedy}'
     if not crs.is_projected:
         return None, f'has no unit that is known for certain. {remedy}'
-    if crs.to_dict().get('proj') in ('merc', 'webmerc'):
+    if re.search(r'(PROJECTION|METHOD)\["(Popular Visualisation Pseudo )?Mercator', crs.to_wkt()):
         return None, f'is a Mercator projection, whose metres grow with the latitude. {remedy}'
     return float(crs.linear_units_factor[1]), ''

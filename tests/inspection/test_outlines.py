@@ -27,7 +27,7 @@ def filled(rings: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
     return places[1::2, 1::2] > 0
 
 
-@pytest.mark.parametrize('seed', range(60))
+@pytest.mark.parametrize('seed', range(24))
 def test_polygons_cover_the_pixels_and_nothing_else(seed: int) -> None:
     mask = random_mask(seed)
     for crack in find_cracks([Band(mask.astype(np.uint8))]):
@@ -44,7 +44,7 @@ def test_polygons_cover_the_pixels_and_nothing_else(seed: int) -> None:
         np.testing.assert_array_equal(np.any([filled([ring], mask.shape) for ring in pieces], axis=0), only)
 
 
-@pytest.mark.parametrize('seed', range(60, 80))
+@pytest.mark.parametrize('seed', range(60, 68))
 def test_shapely_finds_them_valid(seed: int) -> None:
     shapely = pytest.importorskip('shapely')
     for crack in find_cracks([Band(random_mask(seed).astype(np.uint8))]):
