@@ -22,7 +22,7 @@ class Level:
     """A level of a profile.
 
     Attributes:
-        name: As in the tables.
+        name: Of a category, or the limit that is passed.
         up_to: The widest crack that belongs to it, in mm.
     """
 
@@ -96,10 +96,10 @@ PROFILES = {
             'XC4, XD, XS, and 0.4 mm in X0, XC1 (quasi-permanent loads). They limit calculated widths, and national '
             'annexes may set others.',
             (
-                Level('up to 0.2 mm', 0.2),
-                Level('over 0.2 mm: prestressed', 0.3),
-                Level('over 0.3 mm: XC2-XC4, XD, XS', 0.4),
-                Level('over 0.4 mm: X0, XC1'),
+                Level('within 0.2 mm', 0.2),
+                Level('over 0.2 mm', 0.3),
+                Level('over 0.3 mm', 0.4),
+                Level('over 0.4 mm'),
             ),
         ),
         Profile(
@@ -109,12 +109,12 @@ PROFILES = {
             '(wetting and drying), 0.18 mm with de-icing chemicals, 0.30 mm in humidity, moist air and soil, 0.41 mm '
             'in dry air or under a membrane. A guide for design: part of the cracks will exceed it.',
             (
-                Level('up to 0.10 mm', 0.10),
-                Level('over 0.10 mm: water-retaining', 0.15),
-                Level('over 0.15 mm: seawater', 0.18),
-                Level('over 0.18 mm: de-icing chemicals', 0.30),
-                Level('over 0.30 mm: humidity, soil', 0.41),
-                Level('over 0.41 mm: dry air'),
+                Level('within 0.10 mm', 0.10),
+                Level('over 0.10 mm', 0.15),
+                Level('over 0.15 mm', 0.18),
+                Level('over 0.18 mm', 0.30),
+                Level('over 0.30 mm', 0.41),
+                Level('over 0.41 mm'),
             ),
         ),
     )
