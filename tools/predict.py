@@ -68,7 +68,7 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str | Non
         print(merge_adapters(predictor, sources))
     write_settings(args.out, settings)
     failures = predict_all(sources, predictor, args.out, done, wanted.records)
-    if args.measure:
+    if wanted.measure:
         print('\n'.join(summaries(measure_all(args.out, predictor.class_names, wanted.scales))))
     if wanted.records:
         print('\n'.join(make_all(args.out, predictor.class_names, wanted, args.overwrite)))

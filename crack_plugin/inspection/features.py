@@ -57,7 +57,8 @@ class Feature:
         orientation: Mean direction in degrees from 0 (horizontal; east on a map) to below 180, counterclockwise; None
             where there is none.
         score: Mean probability of its pixels; None if it is not known.
-        widest: (x, y) of the widest place, in pixels, or in the CRS of a georeferenced photograph.
+        widest: (x, y) of the widest place in pixels.
+        place: The same in the CRS of a georeferenced photograph, and otherwise in pixels.
         rating: Its severity; None without a profile.
         outlines: Its polygons in pixels.
         branches: Its centrelines in pixels; their distances and widths are in pixels.
@@ -77,6 +78,7 @@ class Feature:
     orientation: float | None
     score: float | None
     widest: tuple[float, float]
+    place: tuple[float, float]
     rating: Rating | None
     outlines: list[Outline]
     branches: list[Branch]
@@ -98,10 +100,10 @@ def _feature(photograph: Photograph, number: int, crack: Crack, profile: Profile
     scale, unit = (1.0, 'px') if photograph.mm_per_pixel is None else (photograph.mm_per_pixel, 'mm')
     widths = {'max_width': measured.max_width * scale, 'mean_width': measured.mean_width * scale}
     uncertainty = 2 * EDGE_UNCERTAINTY * scale
-    place = measured.path[int(np.argmax(measured.widths))][::-1] + 0.5
+    widest = place = measured.path[int(np.argmax(measured.widths))][::-1] + 0.5
     orientation = measured.orientation
     if photograph.georeference is not None:
-        place = photograph.georeference.places(place[None])[0]
+        place = photograph.georeference.places(widest[None])[0]
         orientation = None if orientation is None else photograph.georeference.direction(orientation)
     return Feature(
         image=photograph.image,
@@ -117,7 +119,8 @@ def _feature(photograph: Photograph, number: int, crack: Crack, profile: Profile
         area=crack.area * scale**2,
         orientation=orientation,
         score=crack.score,
-        widest=(float(place[0]), float(place[1])),
+        widest=(float(widest[0]), float(widest[1])),
+        place=(float(place[0]), float(place[1])),
         rating=None if profile is None else rate(profile, widths[profile.measure], uncertainty),
         outlines=outlines(crack.runs),
         branches=branches(measured),

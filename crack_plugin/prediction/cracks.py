@@ -37,6 +37,7 @@ class Wanted:
     """What is to be made.
 
     Attributes:
+        measure: Whether ``measurements.csv`` is.
         cracks: Whether ``cracks.csv`` is.
         vector: Some of ``gpkg`` and ``geojson``.
         severity: Limits of the width; None for no severity.
@@ -45,6 +46,7 @@ class Wanted:
         scales: Of the photographs.
     """
 
+    measure: bool = False
     cracks: bool = False
     vector: tuple[str, ...] = ()
     severity: Profile | None = None
@@ -54,7 +56,7 @@ class Wanted:
 
     @property
     def features(self) -> bool:
-        """Whether cracks are measured."""
+        """Whether cracks are measured one by one."""
         return self.cracks or bool(self.vector) or self.severity is not None or self.width_profile
 
     @property
@@ -86,7 +88,7 @@ class Wanted:
             )
         if self.severity is not None:
             self.scales.require(images, '--severity')
-        if self.features:
+        if self.features or self.measure:
             for image in images:
                 self.scales.of(image)
         if 'gpkg' in self.vector:

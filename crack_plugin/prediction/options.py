@@ -53,6 +53,7 @@ def wanted_of(args: argparse.Namespace) -> Wanted:
         SeverityError: There is no such profile, or its file has a fault.
     """
     wanted = Wanted(
+        measure=args.measure,
         cracks=args.cracks,
         vector=tuple(dict.fromkeys(args.vector)),
         severity=None if args.severity is None else find_profile(args.severity),
@@ -60,7 +61,7 @@ def wanted_of(args: argparse.Namespace) -> Wanted:
         labels=tuple(dict.fromkeys(args.labels)),
         scales=read_scales(args.mm_per_pixel),
     )
-    if args.mm_per_pixel is not None and not (args.measure or wanted.features):
+    if args.mm_per_pixel is not None and not (wanted.measure or wanted.features):
         raise ScaleError(
             '--mm-per-pixel is the scale of --measure, --cracks, --vector, --severity and --width-profile: give one of '
             'them, too.'

@@ -70,6 +70,17 @@ def test_geojson_in_pixels(tmp_path: Path) -> None:
         assert walked == pytest.approx(feature.length, rel=0.002)
 
 
+@pytest.mark.parametrize('layer', ['polygons', 'centerlines'])
+def test_photographs_without_cracks(tmp_path: Path, layer: str) -> None:
+    write_geojson(tmp_path, [], common_place({IMAGE: None}))
+    assert json.loads((tmp_path / f'{layer}.geojson').read_text())['features'] == []
+    pyogrio = pytest.importorskip('pyogrio')
+    write_geopackage(tmp_path, [], common_place({IMAGE: None}))
+    info = pyogrio.read_info(tmp_path / 'cracks.gpkg', layer=layer)
+    assert info['features'] == 0
+    assert info['fields'].tolist() == PROPERTIES
+
+
 def test_branches_and_rings() -> None:
     arms = [[(150.3, 200.2), end] for end in ((30.1, 80.4), (60.7, 350.3), (270.2, 190.8))]
     fork = np.any([line(SHAPE, arm, 3) for arm in arms], axis=0)
@@ -195,7 +206,7 @@ def test_geopackage_by_gdal(tmp_path: Path, crs: str | None) -> None:
             if layer == 'polygons':
                 assert shape.area / side**2 == pytest.approx(feature.area / feature.scale**2, rel=1e-4)
                 assert all(part.exterior.is_ccw for part in shape.geoms)
-                widest = shapely.Point(feature.widest)
+                widest = shapely.Point(feature.place)
                 assert shape.buffer(side).contains(widest)
             else:
                 assert shape.length / side == pytest.approx(feature.length / feature.scale, rel=0.002)

@@ -411,6 +411,9 @@ def test_cracks_vectors_and_labels(predict, images: Path, capsys: pytest.Capture
     assert '3 images or frames are done already and skipped' in capsys.readouterr().out
     with (out / 'cracks.csv').open(newline='') as file:
         assert {row['unit'] for row in csv.DictReader(file)} == {'px'}
+    # Cracks that are predicted again may be others than those of the record.
+    predict(images, options=('--overwrite',))
+    assert not [path for path in (out / 'records').rglob('*') if path.is_file()]
 
 
 @pytest.mark.parametrize(
