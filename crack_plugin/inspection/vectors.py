@@ -169,6 +169,7 @@ def write_geopackage(folder: Path, features: Sequence[Feature], place: Place) ->
 
     Raises:
         MissingPackageError: pyogrio or shapely is not installed.
+        SaveError: It could not be written; a former file is as it was.
     """
     check_packages()
     write_atomically(folder / GEOPACKAGE, _geopackage_writer(features, place))
@@ -176,6 +177,7 @@ def write_geopackage(folder: Path, features: Sequence[Feature], place: Place) ->
 
 def _geopackage_writer(features: Sequence[Feature], place: Place) -> Callable[[Path], object]:
     import shapely
+    from pyogrio.errors import DataSourceError
     from pyogrio.raw import write
 
     rows = [properties(feature) for feature in features]
@@ -199,6 +201,9 @@ def _geopackage_writer(features: Sequence[Feature], place: Place) -> Callable[[P
                     append=number > 0,
                 )
             file.replace(scratch)
+        except DataSourceError as error:
+            # GDAL's word for a full disk, among others.
+            raise OSError(str(error)) from error
         finally:
             file.unlink(missing_ok=True)
 

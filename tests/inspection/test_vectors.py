@@ -1,5 +1,6 @@
 """Cracks as vectors: in pixels without any further package, on the map by what GDAL reads of them."""
 
+import importlib
 import json
 import math
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from drawn_cracks import length, line
 
+from crack_plugin.files import SaveError
 from crack_plugin.inspection.bands import Band, find_cracks
 from crack_plugin.inspection.branches import branches
 from crack_plugin.inspection.features import Feature, Photograph, make_features
@@ -210,3 +212,18 @@ def test_geopackage_by_gdal(tmp_path: Path, crs: str | None) -> None:
                 assert shape.buffer(side).contains(widest)
             else:
                 assert shape.length / side == pytest.approx(feature.length / feature.scale, rel=0.002)
+
+
+def test_geopackage_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = pytest.importorskip('pyogrio.raw')
+    pytest.importorskip('shapely')
+    (tmp_path / 'cracks.gpkg').write_bytes(b'former')
+
+    def full(*_: object, **__: object) -> None:
+        raise importlib.import_module('pyogrio.errors').DataSourceError('disk is full')
+
+    monkeypatch.setattr(raw, 'write', full)
+    with pytest.raises(SaveError, match=r'cracks\.gpkg could not be written: disk is full'):
+        write_geopackage(tmp_path, features(), common_place({IMAGE: None}))
+    assert [path.name for path in tmp_path.iterdir()] == ['cracks.gpkg']
+    assert (tmp_path / 'cracks.gpkg').read_bytes() == b'former'
