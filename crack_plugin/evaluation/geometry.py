@@ -117,11 +117,19 @@ def measure_cracks(mask: np.ndarray) -> CrackGeometry:
     )
 
 
-def smoothed_path(skeleton: Skeleton) -> np.ndarray:
-    """Places of the nodes after averaging along the path; ends and junctions stay. Shape (n, 2)."""
+def smoothed_path(skeleton: Skeleton, strength: float | np.ndarray = 1.0) -> np.ndarray:
+    """Places of the nodes after averaging along the path; ends and junctions stay.
+
+    Args:
+        skeleton: With n nodes.
+        strength: Of the averaging, from 0 (none) to 1, for all nodes or each, shape (n,).
+
+    Returns:
+        Shape (n, 2).
+    """
     graph = skeleton.adjacency
-    inner = np.diff(graph.indptr) == 2
-    step = sparse.diags_array(np.where(inner, 0.25, 0.0)) @ graph + sparse.diags_array(np.where(inner, 0.5, 1.0))
+    share = np.where(np.diff(graph.indptr) == 2, 0.25 * np.asarray(strength), 0.0)
+    step = sparse.diags_array(share) @ graph + sparse.diags_array(1 - 2 * share)
     places = skeleton.pixels.astype(float)
     for _ in range(SMOOTHING):
         places = step @ places

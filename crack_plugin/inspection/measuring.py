@@ -4,6 +4,7 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
 from scipy.spatial import cKDTree
 
 from crack_plugin.evaluation.geometry import SMOOTHING, is_inside, lengths_to_tips, smoothed_path
@@ -13,6 +14,9 @@ from crack_plugin.skeleton import Skeleton, centreline, pixel_graph, walk
 TILE, HALO = 2048, 128
 """The skeleton of a crack that a square of ``TILE`` pixels does not hold is made in such tiles. Each sees ``HALO`` more
 pixels around it, so that cracks of up to half of that width have the skeleton they would have as a whole."""
+
+_LOOP = 50
+"""Pixels of a loop, or of a line between two junctions, that is smoothed like a line with a tip."""
 
 _PIXELS_AT_ONCE = 1_000_000
 
@@ -60,13 +64,16 @@ def measure(crack: Crack, shape: tuple[int, int], tile: int = TILE, halo: int = 
         halo: See :data:`HALO`.
     """
     skeleton, discs = _centreline(crack, shape, tile, halo)
-    path = smoothed_path(skeleton)
+    path = smoothed_path(skeleton, _smoothing(skeleton))
+    lacking = lengths_to_tips(skeleton, path, discs, lambda places: _is_inside(crack, places))
     steps = path[skeleton.edges[:, 1]] - path[skeleton.edges[:, 0]]
     # As complex numbers, right and up (rows grow downwards): the square of a direction has twice its angle.
     directions = steps[:, 1] - 1j * steps[:, 0]
     lengths = np.abs(directions)
     resultant = np.sum(directions**2 / np.maximum(lengths, 1e-9))
-    lacking = lengths_to_tips(skeleton, path, discs, lambda places: _is_inside(crack, places))
+    if len(path) == 1:
+        # A blob that shrank to a pixel: the largest disc in it is shorter than it is long.
+        lacking = np.maximum(lacking, max(crack.box.bottom - crack.box.top, crack.box.right - crack.box.left))
     # Half of each step belongs to either of its nodes.
     shares = np.bincount(skeleton.edges.ravel(), np.repeat(lengths, 2) / 2, minlength=len(path)) + lacking
     areas, shares_around = _along(skeleton, _areas(crack, skeleton)), _along(skeleton, shares)
@@ -82,6 +89,22 @@ def measure(crack: Crack, shape: tuple[int, int], tile: int = TILE, halo: int = 
         widths=widths,
         lacking=lacking,
     )
+
+
+def _smoothing(skeleton: Skeleton) -> np.ndarray:
+    """Strength of the smoothing at each node, shape (n,): less on short loops, which it would draw together.
+
+    A ring of radius r shrinks by exp(-s^2 / 2 r^2) under a Gaussian of standard deviation s.
+    """
+    graph = skeleton.adjacency
+    degrees = np.diff(graph.indptr)
+    on_line = np.flatnonzero(degrees <= 2)
+    count, lines = sparse.csgraph.connected_components(graph[on_line][:, on_line], directed=False)
+    has_tip = np.bincount(lines, degrees[on_line] < 2, minlength=count) > 0
+    strengths = np.where(has_tip, 1.0, np.minimum(1.0, (np.bincount(lines, minlength=count) / _LOOP) ** 2))
+    strength = np.ones(len(degrees))
+    strength[on_line] = strengths[lines]
+    return strength
 
 
 def _centreline(crack: Crack, shape: tuple[int, int], tile: int, halo: int) -> tuple[Skeleton, np.ndarray]:

@@ -1,5 +1,6 @@
 """Single cracks, found band by band and measured, against drawn ones of known length, width and direction."""
 
+import cv2
 import numpy as np
 import pytest
 from drawn_cracks import length, line
@@ -65,6 +66,33 @@ def test_tiles_measure_as_the_whole(tile: int, halo: int, width: float) -> None:
     assert tiled.orientation == pytest.approx(whole.orientation, abs=0.5)
     # No end at a border of tiles: each would be extended to the outline.
     assert (tiled.lacking > 0).sum() == (whole.lacking > 0).sum()
+
+
+@pytest.mark.parametrize('radius', [2.5, 4, 9])
+@pytest.mark.parametrize('width', [1.5, 3])
+def test_loops_are_as_long_and_wide_as_they_are(radius: float, width: float) -> None:
+    """Smoothing that draws a loop together would make it short, and wide where its pixels were."""
+    rows, columns = np.mgrid[:60, :200]
+    ring = np.abs(np.hypot(rows - 30.3, columns - 120 - radius) - radius) <= width / 2
+    (alone,) = measured(ring)
+    assert alone.length == pytest.approx(2 * np.pi * radius, rel=0.1)
+    (loop,) = measured(ring | line((60, 200), [(30, 20), (30.5, 120)], width))
+    assert loop.length == pytest.approx(100 + width / 2 + 2 * np.pi * radius, rel=0.03)
+    assert loop.max_width < width + 0.7
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_any_shape_has_a_length_and_widths_of_its_area(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    soft = cv2.GaussianBlur(rng.standard_normal((60, 60)), (0, 0), rng.uniform(0.5, 3))
+    mask = soft > np.quantile(soft, rng.uniform(0.5, 0.95))
+    cracks = find_cracks([Band(mask.astype(np.uint8))])
+    for crack in cracks:
+        own = measure(crack, mask.shape)
+        extent = np.hypot(crack.box.bottom - crack.box.top, crack.box.right - crack.box.left)
+        assert own.length > 0.3 * extent
+        assert own.length * own.mean_width == pytest.approx(crack.area)
+        assert own.mean_width <= own.max_width + 1e-6 <= extent + 1e-6
 
 
 def test_a_widening_crack_has_its_width_everywhere() -> None:
