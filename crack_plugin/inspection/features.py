@@ -50,7 +50,7 @@ class Feature:
         unit: ``px`` or ``mm``, of all lengths; the area's is its square.
         scale: Such units a pixel.
         length: Of the centrelines, branches included, from tip to tip.
-        mean_width: Area by length.
+        mean_width: Over the length.
         max_width: At the widest place.
         width_uncertainty: How far a width may be off on either side: half a pixel at each edge.
         area: Of its pixels.

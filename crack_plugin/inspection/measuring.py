@@ -18,6 +18,9 @@ pixels around it, so that cracks of up to half of that width have the skeleton t
 _LOOP = 50
 """Pixels of a loop, or of a line between two junctions, that is smoothed like a line with a tip."""
 
+_DISC_ERROR = 0.75
+"""How much a straight crack may be wider than the largest disc in it, in pixels."""
+
 _PIXELS_AT_ONCE = 1_000_000
 
 
@@ -27,7 +30,7 @@ class Measured:
 
     Attributes:
         length: Of the centrelines, branches included, from tip to tip.
-        mean_width: Area by length.
+        mean_width: Over the length.
         max_width: Largest of ``widths``.
         orientation: Mean direction in degrees, in [0, 180): 0 is horizontal, 45 rises to the right, 90 is vertical.
             None for a speck, and where all directions balance.
@@ -53,9 +56,10 @@ def measure(crack: Crack, shape: tuple[int, int], tile: int = TILE, halo: int = 
     Length and direction are those of :func:`~crack_plugin.evaluation.geometry.measure_cracks`. Widths are areas by
     lengths: each pixel of the crack belongs to the nearest node of the skeleton, and a node's width is the number of
     its pixels by its share of the length, both averaged along the crack (a Gaussian of 3 px standard deviation). The
-    area of a drawn shape is that of its pixels on average, whatever its direction, so that the width of a straight
+    area of a drawn shape is that of its pixels on average, whatever its direction, so that the mean width of a straight
     crack is right to a few hundredths of a pixel; the largest disc that fits, by which whole images are measured, is
-    up to 0.7 px off. At junctions it is the mean of the branches' widths, where a disc would be wider than each.
+    up to 0.7 px off. At junctions it is the mean of the branches' widths, where a disc would be wider than each. Where
+    the crack bulges, it is no wider than a disc may be.
 
     Args:
         crack: Its pixels.
@@ -76,12 +80,13 @@ def measure(crack: Crack, shape: tuple[int, int], tile: int = TILE, halo: int = 
         lacking = np.maximum(lacking, max(crack.box.bottom - crack.box.top, crack.box.right - crack.box.left))
     # Half of each step belongs to either of its nodes.
     shares = np.bincount(skeleton.edges.ravel(), np.repeat(lengths, 2) / 2, minlength=len(path)) + lacking
-    areas, shares_around = _along(skeleton, _areas(crack, skeleton)), _along(skeleton, shares)
-    widths = areas / np.maximum(shares_around, 1e-9)
+    areas, around, fitting = (_along(skeleton, each) for each in (_areas(crack, skeleton), shares, discs))
+    # What is too short for a branch has an area, and no length.
+    widths = np.minimum(areas / np.maximum(around, 1e-9), fitting + _DISC_ERROR)
     length = float(shares.sum())
     return Measured(
         length=length,
-        mean_width=crack.area / length,
+        mean_width=float(np.average(widths, weights=around)),
         max_width=float(widths.max()),
         orientation=float(np.degrees(np.angle(resultant)) / 2 % 180) if abs(resultant) > 1e-6 * length else None,
         path=path,
