@@ -11,7 +11,7 @@ import numpy as np
 
 from crack_plugin.datasets.names import listed
 from crack_plugin.errors import MissingPackageError
-from crack_plugin.files import write_atomically
+from crack_plugin.files import SaveError, write_atomically
 from crack_plugin.inspection.features import Feature
 from crack_plugin.inspection.georeference import Georeference, GeoreferenceError
 
@@ -203,7 +203,7 @@ def _geopackage_writer(features: Sequence[Feature], place: Place) -> Callable[[P
             file.replace(scratch)
         except DataSourceError as error:
             # GDAL's word for a full disk, among others.
-            raise OSError(str(error)) from error
+            raise SaveError(str(error)) from error
         finally:
             file.unlink(missing_ok=True)
 

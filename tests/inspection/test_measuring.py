@@ -68,6 +68,14 @@ def test_tiles_measure_as_the_whole(tile: int, halo: int, width: float) -> None:
     assert (tiled.lacking > 0).sum() == (whole.lacking > 0).sum()
 
 
+def test_skeletons_that_miss_each_other_at_a_border_of_tiles_are_joined() -> None:
+    """As with a crack that is wider than tiles see around them."""
+    shape = (400, 500)
+    mask = line(shape, [(20.3, 30.7), (210.8, 180.2), (190.4, 300.6), (370.9, 480.2)], 12.3)
+    (crack,) = measured(mask, tile=64, halo=4)
+    assert (crack.lacking > 0).sum() == 2
+
+
 @pytest.mark.parametrize('radius', [2.5, 4, 9])
 @pytest.mark.parametrize('width', [1.5, 3])
 def test_loops_are_as_long_and_wide_as_they_are(radius: float, width: float) -> None:
