@@ -91,6 +91,9 @@ class Wanted:
         if self.features or self.measure:
             for image in images:
                 self.scales.of(image)
+            if self.scales.table is not None:
+                # Rows in pixels among those in millimetres would hardly be noticed.
+                self.scales.require(images, '--mm-per-pixel with a table')
         if 'gpkg' in self.vector:
             check_packages()
         if self.vector:

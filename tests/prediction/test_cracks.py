@@ -151,10 +151,13 @@ def test_what_cannot_be_made_is_refused_before_anything_is_predicted(
     image, video, tiff = (tmp_path / name for name in ('c.jpg', 'film.mp4', 'map.tif'))
     for path in (image, video, tiff):
         path.touch()
-    with pytest.raises(ScaleError, match=r'the scale of .*a\.jpg, .*b\.jpg is not known'):
+    with pytest.raises(ScaleError, match=r'that of .*a\.jpg, .*b\.jpg is not known'):
         Wanted(severity=PROFILES['ec2']).check([], done)
     with pytest.raises(ScaleError, match=r'c\.jpg'):
         Wanted(severity=PROFILES['ec2']).check([Source(image, 'c')], {})
+    table = Scales(Path('scales.csv'), {'a.jpg': 1})
+    with pytest.raises(ScaleError, match=r'with a table needs .* that of .*b\.jpg is not known \(not in scales\.csv\)'):
+        Wanted(measure=True, scales=table).check([], done)
     Wanted(severity=PROFILES['ec2'], scales=Scales(for_all=1)).check([Source(image, 'c')], done)
     with pytest.raises(PreannotationError, match=r'film\.mp4 is a video'):
         Wanted(labels=('yolo',)).check([Source(video, 'film')], {})

@@ -419,7 +419,7 @@ def test_cracks_vectors_and_labels(predict, images: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (('--severity', 'ec2'), '--severity needs millimetres'),
+        (('--severity', 'ec2'), '--severity needs the scale of every photograph'),
         (('--severity', 'ec3'), 'bre251, ec2, aci224r'),
         (('--severity', 'ec2', '--mm-per-pixel', 'none.csv'), 'none.csv: no such file'),
         (('--labels', 'voc'), "invalid choice: 'voc'"),
