@@ -129,12 +129,11 @@ def predict_one(image: str | np.ndarray, source: Source, mask: str, predictor: P
         Its rows of predictions.csv.
     """
     prediction = predictor(image)
-    shown, labels, scores = prediction.image[..., ::-1], prediction.labels, prediction.scores
+    shown, labels, scores = prediction.image, prediction.labels, prediction.scores
     # Its logits are the most that a large photograph needs, and the overlay would come on top.
     del prediction
     several = len(predictor.class_names) > 1
-    painted = overlay(shown, labels)[..., ::-1]
-    write_image(out / overlay_of(mask), painted)
+    write_image(out / overlay_of(mask), overlay(shown, labels, is_bgr=True))
     write_image(out / mask, labels if several else 255 * labels)
     height, width = labels.shape
     rows = []
