@@ -16,7 +16,7 @@ import inspect
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -134,9 +134,7 @@ def main() -> None:
     options = {'workers': args.workers, 'batch_size': args.batch_size}
     options = {name: value for name, value in options.items() if value is not None and name in known}
     print(f'{args.config.name}, {args.device}, {torch.get_num_threads()} threads, {options or "defaults"}')
-    print(
-        '| photographs | model alone, a second | tool, a second | ratio | test_step, CPU ms | own part, CPU ms | marked |'
-    )
+    print('| photographs | model alone, a second | tool, a second | ratio | test_step, CPU ms | own, CPU ms | marked |')
     print('|---|---|---|---|---|---|---|')
     with tempfile.TemporaryDirectory() as scratch:
         for count, width, height in args.photographs:
