@@ -203,10 +203,10 @@ def empty_mask_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _labels(foreground: Tensor, background: Tensor | None, threshold: float) -> Tensor:
-    """Labels from logits of the classes (N, K, H, W) and of the background (N, H, W), None for 0."""
+    """Labels, of one class as bool, from logits (N, K, H, W) and the background's (N, H, W), None for 0."""
     # 1 - p0 > t  <=>  logsumexp(foreground) - z0 > logit(t), which keeps its precision where softmax saturates
     margin = foreground[:, 0] if foreground.shape[1] == 1 else foreground.logsumexp(dim=1)
     if background is not None:
         margin = margin - background
     chosen = margin > math.log(threshold / (1 - threshold))
-    return chosen.long() if foreground.shape[1] == 1 else torch.where(chosen, foreground.argmax(dim=1) + 1, 0)
+    return chosen if foreground.shape[1] == 1 else torch.where(chosen, foreground.argmax(dim=1) + 1, 0)
