@@ -18,9 +18,17 @@ from crack_plugin.inspection.georeference import GeoreferenceError
 from crack_plugin.inspection.preannotations import PreannotationError
 from crack_plugin.inspection.scale import ScaleError, Scales
 from crack_plugin.inspection.severity import PROFILES
-from crack_plugin.prediction.cracks import Wanted, make_all, recorded
+from crack_plugin.prediction.cracks import Wanted, make_all
 from crack_plugin.prediction.predictor import Prediction
-from crack_plugin.prediction.records import Record, RecordError, make_record, read_record, record_of, write_record
+from crack_plugin.prediction.records import (
+    Record,
+    RecordError,
+    make_record,
+    read_record,
+    record_of,
+    recorded,
+    write_record,
+)
 from crack_plugin.prediction.sources import Source
 from crack_plugin.prediction.tables import TABLE, Row, read_table, write_table
 
