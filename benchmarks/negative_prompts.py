@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print('|---' * (3 + len(NEGATIVE)) + '|')
     for seed in args.seeds:
         for name, negative in (('without', []), ('with', NEGATIVE)):
-            cfg = recipe_config(args.recipe, args.data_root, 336, args.images)
+            cfg = recipe_config(args.recipe, args.data_root, 336, args.images, args.work_dir)
             cfg.model.negative_prompts = negative
             folder = f'{args.data_root.resolve().name}_{args.images}_{args.recipe}_{name}_{seed}'
             path = train(cfg, args.work_dir / folder, seed)

@@ -1,5 +1,6 @@
 """benchmarks/recipes.py: every part is a recipe that builds, and the table is of the right runs."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,50 @@ RECIPES = load_script(ROOT / 'benchmarks' / 'recipes.py')
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('part', RECIPES.PARTS)
+@pytest.mark.parametrize('part', [*RECIPES.PARTS, 'full', 'lr=1e-3'])
 def test_every_part_builds_a_model_that_trains(crack_folder: Path, part: str) -> None:
-    cfg = RECIPES.recipe_config(part, crack_folder, 336, 1400)
+    cfg = RECIPES.recipe_config(part, crack_folder, 336, 1400, crack_folder)
     model = MODELS.build(cfg.model)
     assert any(parameter.requires_grad for parameter in model.parameters())
     assert cfg.param_scheduler[0].T_max == cfg.train_cfg.max_epochs > 1
+
+
+def test_parts_add_to_one_another(crack_folder: Path) -> None:
+    cfg = RECIPES.recipe_config(
+        'head+bce+cldice+norms+decoder+turns+crops+lr=3e-4', crack_folder, 336, 1400, crack_folder
+    )
+    losses = [loss['type'] for loss in cfg.model.loss_decode]
+    assert losses == ['ForegroundDiceLoss', 'CrossEntropyLoss', 'CenterlineDiceLoss']
+    assert {'layer_norm1', 'pixel_decoder'} <= set(cfg.model.lora.modules_to_save)
+    kinds = [transform['type'] for transform in cfg.train_dataloader.dataset.pipeline]
+    assert kinds == [
+        'LoadImageFromFile',
+        'LoadYOLOPolygons',
+        'RandomFlip',
+        'RandomFlip',
+        'SeededAlbu',
+        'SeededAlbu',
+        'PackSegInputs',
+    ]
+    assert cfg.optim_wrapper.optimizer.lr == 3e-4 and cfg.model.detail_head == {}
+
+
+@pytest.mark.parametrize('name', ['segformer_b0', 'unet'])
+def test_other_models_see_the_same_square(crack_folder: Path, tmp_path: Path, name: str) -> None:
+    cfg = RECIPES.recipe_config(f'{name}-pretrained+lr=1e-3', crack_folder, 336, 1400, tmp_path)
+    assert cfg.load_from == str(tmp_path / f'{name}.pth')
+    assert cfg.model.backbone.init_cfg is None and cfg.optim_wrapper.paramwise_cfg is None
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        (resize,) = (each for each in loader.dataset.pipeline if each['type'] == 'Resize')
+        assert resize['scale'] == (336, 336)
+    assert cfg.param_scheduler[-1].T_max == cfg.param_scheduler[-1].end == cfg.train_cfg.max_epochs
+
+
+def test_committed_results_are_those_of_the_page() -> None:
+    table = RECIPES.table(json.loads((ROOT / 'benchmarks' / 'recipes.json').read_text()))
+    page = (ROOT / 'docs' / 'recipes.md').read_text()
+    for recipe, cells in (('lora', '0.502 ± 0.006 | 0.850 ± 0.008'), ('head+bce', '0.534 ± 0.002 | 0.864 ± 0.003')):
+        assert f'| crackforest | 336 | 1400 | {recipe} | 3 | {cells} |' in table and cells in page
 
 
 def test_table_is_the_mean_and_deviation_over_seeds() -> None:

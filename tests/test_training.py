@@ -284,6 +284,7 @@ def test_what_trains_beside_lora_resumes(config: Path, tmp_path: Path, hooks: di
     beside = {
         'model.lora.modules_to_save': ['semantic_projection', 'layer_norm1'],
         'model.lora.bias': 'all',
+        'model.detail_head': {},
         # With dropout, so that the same random numbers are drawn.
         'model.lora.lora_dropout': 0.1,
     }
@@ -295,13 +296,15 @@ def test_what_trains_beside_lora_resumes(config: Path, tmp_path: Path, hooks: di
     for part in ('state_dict', *(['ema_state_dict'] if hooks else [])):
         assert_same(resumed[part], whole[part])
     # All of it has moved, and nothing else is in the file.
-    start = SAM3TextLoRA(base=str(tmp_path / 'base'), lora=runner.cfg.model.lora.to_dict())
+    torch.manual_seed(0)
+    start = SAM3TextLoRA(base=str(tmp_path / 'base'), lora=runner.cfg.model.lora.to_dict(), detail_head={})
     trained = {name for name, value in start.named_parameters() if value.requires_grad}
     assert trained < whole['state_dict'].keys()
     for name in trained:
         # The bias of a key adds the same to every score of a query, which softmax ignores.
         assert 'k_proj' in name or not torch.equal(whole['state_dict'][name], start.state_dict()[name]), name
-    adapter = SAM3TextLoRA(base=str(tmp_path / 'base'), adapter=str(tmp_path / 'whole' / 'adapters' / 'epoch_2'))
+    folder = str(tmp_path / 'whole' / 'adapters' / 'epoch_2')
+    adapter = SAM3TextLoRA(base=str(tmp_path / 'base'), adapter=folder, detail_head={})
     assert_same(adapter.state_dict(), whole['state_dict'])
     best = next((tmp_path / 'whole').glob('best_*.pth'))
     held = sum(value.nbytes for value in whole['state_dict'].values())

@@ -1,5 +1,6 @@
 """Test-time augmentation averages probabilities."""
 
+import pytest
 import torch
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
@@ -7,8 +8,12 @@ from mmseg.structures import SegDataSample
 from crack_plugin.models import SAM3TextLoRA
 
 
-def test_tta_model_merges_probabilities(tiny_sam3: dict) -> None:
-    model = MODELS.build({'type': 'SAM3TTAModel', 'module': SAM3TextLoRA(base=tiny_sam3, threshold=0.4)}).eval()
+@pytest.mark.parametrize('head', [None, {}])
+def test_tta_model_merges_probabilities(tiny_sam3: dict, head: dict | None) -> None:
+    module = SAM3TextLoRA(base=tiny_sam3, threshold=0.4, detail_head=head)
+    if module.detail_head is not None:
+        torch.nn.init.normal_(module.detail_head.correct.weight)
+    model = MODELS.build({'type': 'SAM3TTAModel', 'module': module}).eval()
     image = torch.randint(0, 256, (3, 56, 56), dtype=torch.uint8)
     shape = {'img_shape': (56, 56), 'ori_shape': (56, 56), 'img_path': 'a.jpg'}
     flips = [{'flip': False}, {'flip': True, 'flip_direction': 'horizontal'}]
