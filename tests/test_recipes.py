@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, load_script
+from conftest import CONFIGS, ROOT, load_script
+from mmengine.config import Config
 from mmseg.registry import MODELS
 
 RECIPES = load_script(ROOT / 'benchmarks' / 'recipes.py')
@@ -37,6 +38,22 @@ def test_parts_add_to_one_another(crack_folder: Path) -> None:
         'PackSegInputs',
     ]
     assert cfg.optim_wrapper.optimizer.lr == 3e-4 and cfg.model.detail_head == {}
+
+
+def test_the_tiny_models_best_config_is_the_best_recipe(crack_folder: Path) -> None:
+    recipe = RECIPES.recipe_config('head+bce', crack_folder, 336, 1400, crack_folder).model
+    model = Config.fromfile(CONFIGS / 'sam3_tiny_lora_crack_best.py').model
+    assert model.loss_decode == recipe.loss_decode
+    assert {**recipe.detail_head, 'channels': 24} == model.detail_head
+    full = Config.fromfile(CONFIGS / 'sam3_lora_crack_best.py')
+    low = Config.fromfile(CONFIGS / 'sam3_lora_crack_best_lowmem.py')
+    for each in (full, low):
+        assert each.model.loss_decode == recipe.loss_decode and each.model.detail_head == model.detail_head
+        # The head's own rate is that of the tiny model's recipe.
+        rate = each.optim_wrapper.paramwise_cfg.custom_keys.detail_head.lr_mult * each.optim_wrapper.optimizer.lr
+        assert rate == pytest.approx(
+            Config.fromfile(CONFIGS / 'sam3_tiny_lora_crack_best.py').optim_wrapper.optimizer.lr
+        )
 
 
 @pytest.mark.parametrize('name', ['segformer_b0', 'unet'])
