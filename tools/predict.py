@@ -70,7 +70,7 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str | Non
     if not args.overwrite:
         check_settings(args.out, settings)
     predictor = Predictor(cfg, args.checkpoint, device=args.device, prompts=args.prompt)
-    done = rows_done(args.out, len(predictor.class_names), args.overwrite, wanted.records)
+    done = rows_done(args.out, len(predictor.class_names), args.overwrite)
     check_names(sources, done)
     wanted.check(sources, done)
     merged = merge_adapters(predictor, sources) if args.merge else None

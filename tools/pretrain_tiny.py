@@ -5,7 +5,6 @@ trained already is kept: the same command goes on where it was stopped, by --min
 """
 
 import argparse
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -47,7 +46,8 @@ def train(args: argparse.Namespace) -> bool:
     try:
         code = process.wait(None if args.minutes is None else 60 * args.minutes)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
+        # What it has written is complete, whenever it ends. Started in the background it would ignore an interrupt.
+        process.terminate()
         process.wait()
         return False
     if code:

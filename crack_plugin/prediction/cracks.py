@@ -112,8 +112,14 @@ def make_all(out: Path, class_names: Sequence[str], wanted: Wanted, overwrite: b
     Returns:
         Lines that say what there is.
     """
-    done = recorded(read_table(out / TABLE, len(class_names)), out)
+    found = read_table(out / TABLE, len(class_names))
+    done = recorded(found, out)
     lines = []
+    if len(done) < len(found):
+        lines.append(
+            f'{len(found) - len(done):,} images of earlier runs are left out, since those did not keep what is needed: '
+            'name their files, too, and they are predicted again.'
+        )
     if wanted.features:
         features = [
             feature

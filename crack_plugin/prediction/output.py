@@ -23,14 +23,13 @@ from crack_plugin.prediction.tables import TABLE, Row, join_parts, part_of, writ
 from crack_plugin.visualization.panels import overlay
 
 
-def rows_done(out: Path, classes: int, overwrite: bool, records: bool = False) -> dict[str, list[Row]]:
+def rows_done(out: Path, classes: int, overwrite: bool) -> dict[str, list[Row]]:
     """Rows of the images that earlier runs have completed, the same in all processes.
 
     Args:
         out: Folder with masks and predictions.csv.
         classes: Number of foreground classes K.
         overwrite: Whether all is to be predicted again.
-        records: Whether only those with a record are complete, see :mod:`crack_plugin.prediction.records`.
 
     Raises:
         TableError: The table is not as it was written.
@@ -38,8 +37,7 @@ def rows_done(out: Path, classes: int, overwrite: bool, records: bool = False) -
     done: list[dict[str, list[Row]]] = [{}]
     # The first process alone tidies up what several left.
     if is_main_process():
-        found = join_parts(out / TABLE, classes, drop=overwrite)
-        done = [recorded(found, out) if records else found]
+        done = [join_parts(out / TABLE, classes, drop=overwrite)]
     broadcast_object_list(done)
     return done[0]
 
@@ -112,14 +110,20 @@ def predict_all(
         done: Rows of earlier runs by mask; what is there is not predicted again.
         workers: As for :func:`~crack_plugin.prediction.pipeline.predict_in_order`.
         batch_size: Likewise.
-        records: Whether each image gets a record.
+        records: Whether each image gets a record, see :mod:`crack_plugin.prediction.records`; what is done and has none
+            is predicted again.
 
     Returns:
         A line for each file that could not be read to its end, the same in all processes.
     """
     rank, processes = get_dist_info()
     masks = {source.mask for source in sources}
-    skipped = sum(mask in masks or f'{Path(mask).parent.as_posix()}.png' in masks for mask in done)
+    own = {mask for mask in done if mask in masks or f'{Path(mask).parent.as_posix()}.png' in masks}
+    complete = [set(recorded(done, out)) if records else set(done)]
+    # Before any process writes a record that the others would count.
+    broadcast_object_list(complete)
+    done = {mask: rows for mask, rows in done.items() if mask not in own - complete[0]}
+    skipped = len(own & complete[0])
     if skipped and not rank:
         print(f'{skipped:,} images or frames are done already and skipped')
     table = out / TABLE
@@ -129,9 +133,9 @@ def predict_all(
     own_table = table if processes == 1 else part_of(table, rank)
     if processes > 1:
         write_table(own_table, [])
-    own = _share(sources, done, rank, processes)
+    share = _share(sources, done, rank, processes)
     failures: dict[str, str] = {}
-    added = _predict_share(own, predictor, out, done, own_table, failures, workers, batch_size, records)
+    added = _predict_share(share, predictor, out, done, own_table, failures, workers, batch_size, records)
     gathered = all_gather_object((added, failures))
     if not rank:
         rows += [row for others, _ in gathered for row in others]

@@ -77,7 +77,7 @@ def predict_in_order(
     room = min(workers, 1)
     try:
         while True:
-            for task in itertools.islice(tasks, batch_size + room - len(reading)):
+            for task in itertools.islice(tasks, max(0, batch_size + room - len(reading))):
                 reading.append((task.key, pool.submit(_read, predictor, task.image)))
             if not reading:
                 break

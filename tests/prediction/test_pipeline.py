@@ -88,6 +88,19 @@ def test_no_more_is_read_ahead_than_there_is_room_for(
         assert len(taken) - key <= (1 if workers == 0 else 6)
 
 
+def test_less_is_read_ahead_after_a_large_photograph(
+    predictor: Predictor, photographs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read for more room than there is now stays in its place."""
+    sizes = {path: cv2.imread(path)[..., 0].size for path in photographs}
+    ordered = sorted(photographs, key=sizes.__getitem__)
+    ordered = [*ordered[:-1], ordered[-1], *ordered[:-1]]
+    monkeypatch.setattr(pipeline, '_PIXELS_AHEAD', sizes[ordered[len(photographs) - 1]])
+    tasks = [Task(path, index) for index, path in enumerate(ordered)]
+    found = [key for key, _ in predict_in_order(tasks, predictor, keep, workers=4)]
+    assert found == list(range(len(ordered)))
+
+
 def test_reading_and_writing_go_on_while_the_model_works(
     predictor: Predictor, photographs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

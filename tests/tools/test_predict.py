@@ -430,6 +430,19 @@ def test_cracks_vectors_and_labels(predict, images: Path, capsys: pytest.Capture
     assert not [path for path in (out / 'records').rglob('*') if path.is_file()]
 
 
+def test_cracks_of_some_images_keep_the_rows_of_the_others(
+    predict, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = predict(images)
+    before = rows_of(out)
+    capsys.readouterr()
+    predict(images / 'b.jpg', options=('--cracks',))
+    assert '2 images of earlier runs are left out' in capsys.readouterr().out
+    assert rows_of(out) == before
+    with (out / 'cracks.csv').open(newline='') as file:
+        assert {Path(row['image']).name for row in csv.DictReader(file)} <= {'b.jpg'}
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
