@@ -18,6 +18,7 @@ PACKAGE = 'crack_plugin'
 # hold the same files but for the windows of cv2.imshow.
 AUGMENTATION = ['albumentations>=2.0.5,<3', 'opencv-python-headless>=4.13.0.90']
 COCO = ['pycocotools>=2.0.8']
+GEO = ['rasterio>=1.4.0', 'pyogrio>=0.9.0', 'shapely>=2.1.0']
 HEIF = ['pillow-heif>=1.8.1']
 EXPORT = ['onnx>=1.18.0', 'onnxruntime>=1.22.0', 'onnxscript>=0.7.0']
 MIM_CONTENT = ('configs', 'tools', 'model-index.yml')
@@ -104,6 +105,8 @@ setup(
         'coco': COCO,
         # For configs/sam3_lora_crack_aug.py.
         'aug': AUGMENTATION,
+        # For georeferenced photographs, and cracks as GeoPackage.
+        'geo': GEO,
         # For HEIC photographs, which are read wherever it is installed.
         'heif': HEIF,
         # For tools/export.py; onnxscript is what torch.onnx.export works with.
@@ -112,6 +115,7 @@ setup(
             *AUGMENTATION,
             *COCO,
             *EXPORT,
+            *GEO,
             'hypothesis',
             'mypy',
             'pytest',

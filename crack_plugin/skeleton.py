@@ -106,9 +106,17 @@ def skeleton_graph(skeleton: np.ndarray) -> Skeleton:
         >>> skeleton_graph(corner).edges.tolist()  # two straight steps, and no diagonal beside them
         [[1, 2], [0, 1]]
     """
-    pixels = np.argwhere(skeleton)
+    return pixel_graph(np.argwhere(skeleton))
+
+
+def pixel_graph(pixels: np.ndarray) -> Skeleton:
+    """:func:`skeleton_graph` of the pixels of a skeleton.
+
+    Args:
+        pixels: Row and column, in the order of rows and columns, shape (n, 2), int.
+    """
     # One more column than the image has: no pixel is beside one of the next row.
-    width = skeleton.shape[1] + 1
+    width = int(pixels[:, 1].max(initial=0)) + 2
     keys = pixels[:, 0] * width + pixels[:, 1]
     nodes = np.arange(len(keys))
 

@@ -3,7 +3,8 @@
 IMAGES are image files, folders (with their subfolders), quoted patterns such as 'site/**/*.jpg', or videos, of which
 every frame is predicted. For each image OUT/masks gets a PNG (0/255; with several classes a label map, 0 for the
 background), OUT/overlays a JPEG, and OUT/predictions.csv a row per class. With --measure, OUT/measurements.csv has
-length, width, orientation and density of the cracks as well.
+length, width, orientation and density of the cracks as well. With --cracks, --vector, --severity or --width-profile,
+OUT/cracks.csv has a row per crack; with --labels, OUT/labels has annotations to be corrected.
 
 An interrupted run goes on where it stopped when the same command is given again. A file that cannot be read does not
 stop the others: all such files are listed at the end, and the exit code is 1. Pictures of formats that are not read
@@ -18,9 +19,13 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from crack_plugin.cli import ADAPTER_HELP, KeyValueAction, config_file, merge_options, readable_errors
+from crack_plugin.inspection.scale import ScaleError
+from crack_plugin.inspection.severity import SeverityError
 from crack_plugin.models import adapters, portable
 from crack_plugin.prediction import Predictor
+from crack_plugin.prediction.cracks import make_all, recorded
 from crack_plugin.prediction.measurements import measure_all, summaries
+from crack_plugin.prediction.options import add_result_arguments, wanted_of
 from crack_plugin.prediction.output import check_names, merge_adapters, predict_all
 from crack_plugin.prediction.predictor import has_prompts
 from crack_plugin.prediction.settings import OutputError, check_settings, prediction_settings, write_settings
@@ -32,12 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line ``argv`` (None: the process's)."""
     parser = _build_parser()
     args = parser.parse_args(argv)
-    if args.mm_per_pixel is not None and not args.measure:
-        parser.error('--mm-per-pixel is the scale of --measure: give both')
     with readable_errors(parser):
         try:
             unread = _run(parser, args)
-        except (OutputError, SourceError) as error:
+        except (OutputError, ScaleError, SeverityError, SourceError) as error:
             parser.error(str(error))
     print(f'Results in {args.out}')
     if unread:
@@ -45,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str | None:
-    """Predict and measure; which files could not be read, if any."""
+    """Predict, and make what is wanted of the masks; which files could not be read, if any."""
+    wanted = wanted_of(args)
     cfg = _load_config(parser, args)
     settings = prediction_settings(cfg, args.checkpoint, args.adapter, args.merge)
     sources, unread = find_sources(args.images, args.out)
@@ -57,12 +61,17 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str | Non
     predictor = Predictor(cfg, args.checkpoint, device=args.device, prompts=args.prompt)
     done = {} if args.overwrite else read_table(args.out / TABLE, len(predictor.class_names))
     check_names(sources, done)
+    wanted.check(sources, done)
+    if wanted.records:
+        done = recorded(done, args.out)
     if args.merge:
         print(merge_adapters(predictor, sources))
     write_settings(args.out, settings)
-    failures = predict_all(sources, predictor, args.out, done)
-    if args.measure:
-        print('\n'.join(summaries(measure_all(args.out, predictor.class_names, args.mm_per_pixel))))
+    failures = predict_all(sources, predictor, args.out, done, wanted.records)
+    if wanted.measure:
+        print('\n'.join(summaries(measure_all(args.out, predictor.class_names, wanted.scales))))
+    if wanted.records:
+        print('\n'.join(make_all(args.out, predictor.class_names, wanted, args.overwrite)))
     count = len(failures) + sum(map(len, unread.values()))
     return '\n  '.join([f'{count} files could not be read, the others are done:', *failures, *lines]) if count else None
 
@@ -88,12 +97,7 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar=('CROP', 'STRIDE'),
         help='predict in square windows of CROP pixels, one every STRIDE pixels, for large images',
     )
-    parser.add_argument(
-        '--measure', action='store_true', help='length, width, orientation and density of the cracks in each image'
-    )
-    parser.add_argument(
-        '--mm-per-pixel', type=_positive, metavar='MM', help='scale of the photographs, to measure in millimetres'
-    )
+    add_result_arguments(parser)
     parser.add_argument(
         '--merge',
         action='store_true',
@@ -111,13 +115,6 @@ def _existing_file(path: str) -> str:
     if not Path(path).is_file():
         raise argparse.ArgumentTypeError(f'file not found: {path} (a PEFT adapter folder is given with --adapter)')
     return path
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float('inf'):
-        raise argparse.ArgumentTypeError(f'{text} is no size of a pixel')
-    return value
 
 
 def _load_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Config:

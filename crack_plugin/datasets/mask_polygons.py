@@ -89,8 +89,8 @@ def _cut_through_holes(outline: np.ndarray, holes: list[np.ndarray]) -> list[np.
     cv2.fillPoly(region, [outline, *holes], 1, offset=(-left, -top))
     # A hole's outline runs on the foreground around it, so the hole itself lies one pixel further in.
     boxes = np.array([cv2.boundingRect(hole) for hole in holes]) - (left, top, 0, 0)
-    rows = _cover_intervals([(y + 1, y + h - 1) for _, y, _, h in boxes.tolist()])
-    columns = _cover_intervals([(x + 1, x + w - 1) for x, _, w, _ in boxes.tolist()])
+    rows = cover_intervals([(y + 1, y + h - 1) for _, y, _, h in boxes.tolist()])
+    columns = cover_intervals([(x + 1, x + w - 1) for x, _, w, _ in boxes.tolist()])
     axis, cuts = (0, rows) if len(rows) <= len(columns) else (1, columns)
     pieces: list[np.ndarray] = []
     for start, band in zip([0, *cuts], np.split(region, cuts, axis), strict=True):
@@ -101,7 +101,7 @@ def _cut_through_holes(outline: np.ndarray, holes: list[np.ndarray]) -> list[np.
     return pieces
 
 
-def _cover_intervals(intervals: list[tuple[int, int]]) -> list[int]:
+def cover_intervals(intervals: list[tuple[int, int]]) -> list[int]:
     """The fewest positions, ascending, that touch every closed interval."""
     positions: list[int] = []
     for first, last in sorted(intervals, key=lambda interval: interval[1]):

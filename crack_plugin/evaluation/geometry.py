@@ -4,14 +4,25 @@ The skeleton of the mask is taken as a graph: its pixels are the nodes, steps be
 directions come from the edges, widths from the distance of the nodes to the background.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from scipy import ndimage, sparse
 
 from crack_plugin.skeleton import Skeleton, centreline, skeleton_graph, walk
 
-__all__ = ['SMOOTHING', 'CrackGeometry', 'Skeleton', 'measure_cracks', 'skeleton_graph']
+__all__ = [
+    'SMOOTHING',
+    'CrackGeometry',
+    'Skeleton',
+    'is_inside',
+    'lengths_to_tips',
+    'measure_cracks',
+    'skeleton_graph',
+    'smoothed_path',
+]
 
 SMOOTHING = 18
 """Rounds of averaging with the neighbours: a Gaussian of 3 px standard deviation along the crack."""
@@ -84,7 +95,7 @@ def measure_cracks(mask: np.ndarray) -> CrackGeometry:
         inner = measure_cracks(np.pad(mask, 1))
         return replace(inner, density=inner.length / mask.size)
     skeleton, widths = centreline(mask)
-    path = _smoothed(skeleton)
+    path = smoothed_path(skeleton)
     steps = path[skeleton.edges[:, 1]] - path[skeleton.edges[:, 0]]
     # As complex numbers, right and up (rows grow downwards): the square of a direction has twice its angle.
     steps = steps[:, 1] - 1j * steps[:, 0]
@@ -94,7 +105,7 @@ def measure_cracks(mask: np.ndarray) -> CrackGeometry:
 
     # Half of each step belongs to either of its nodes.
     shares = np.bincount(skeleton.edges.ravel(), np.repeat(lengths, 2) / 2, minlength=len(widths))
-    shares = shares + _lengths_to_tips(skeleton, path, widths, mask)
+    shares = shares + lengths_to_tips(skeleton, path, widths, partial(is_inside, mask))
     length = float(shares.sum())
     return CrackGeometry(
         length=length,
@@ -106,19 +117,39 @@ def measure_cracks(mask: np.ndarray) -> CrackGeometry:
     )
 
 
-def _smoothed(skeleton: Skeleton) -> np.ndarray:
-    """Places of the nodes after averaging along the path; ends and junctions stay. Shape (n, 2)."""
+def smoothed_path(skeleton: Skeleton, strength: float | np.ndarray = 1.0) -> np.ndarray:
+    """Places of the nodes after averaging along the path; ends and junctions stay.
+
+    Args:
+        skeleton: With n nodes.
+        strength: Of the averaging, from 0 (none) to 1, for all nodes or each, shape (n,).
+
+    Returns:
+        Shape (n, 2).
+    """
     graph = skeleton.adjacency
-    inner = np.diff(graph.indptr) == 2
-    step = sparse.diags_array(np.where(inner, 0.25, 0.0)) @ graph + sparse.diags_array(np.where(inner, 0.5, 1.0))
+    share = np.where(np.diff(graph.indptr) == 2, 0.25 * np.asarray(strength), 0.0)
+    step = sparse.diags_array(share) @ graph + sparse.diags_array(1 - 2 * share)
     places = skeleton.pixels.astype(float)
     for _ in range(SMOOTHING):
         places = step @ places
     return places
 
 
-def _lengths_to_tips(skeleton: Skeleton, path: np.ndarray, widths: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """What the skeleton lacks to the tips of the cracks, at its ends; 0 at other nodes. Shape (n,)."""
+def lengths_to_tips(
+    skeleton: Skeleton, path: np.ndarray, widths: np.ndarray, inside: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """What the skeleton lacks to the tips of the cracks, at its ends; 0 at other nodes.
+
+    Args:
+        skeleton: With n nodes.
+        path: Their places after smoothing, shape (n, 2).
+        widths: Of the crack at the nodes, shape (n,).
+        inside: Whether places (row, column), shape (m, 2), are in the crack, shape (m,); see :func:`is_inside`.
+
+    Returns:
+        Shape (n,).
+    """
     graph = skeleton.adjacency
     degrees = np.diff(graph.indptr)
     # A blob that shrank to a pixel is as long as it is wide.
@@ -128,7 +159,14 @@ def _lengths_to_tips(skeleton: Skeleton, path: np.ndarray, widths: np.ndarray, m
         direction = path[end] - path[inwards[-1]]
         distances = np.arange(0, widths[end] + 2, 0.05)
         places = path[end] + distances[:, None] * direction / np.hypot(*direction)
-        # Between the centres of pixels the mask is bilinear, so that the outline is where it passes a half.
-        inside = ndimage.map_coordinates(mask, places.T, output=float, order=1, mode='grid-constant') >= 0.5
-        lacking[end] = distances[max(0, int(np.argmin(inside)) - 1)] if not inside.all() else distances[-1]
+        within = inside(places)
+        lacking[end] = distances[max(0, int(np.argmin(within)) - 1)] if not within.all() else distances[-1]
     return lacking
+
+
+def is_inside(mask: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Whether places (row, column), shape (m, 2), are in a crack, whose outline runs between the pixels' centres.
+
+    Between them the mask (H, W) is bilinear, so that the outline is where it passes a half.
+    """
+    return ndimage.map_coordinates(mask, places.T, output=float, order=1, mode='grid-constant') >= 0.5

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from crack_plugin.evaluation.geometry import CrackGeometry, measure_cracks
+from crack_plugin.inspection.scale import Scales
 from crack_plugin.prediction.tables import TABLE, Row, read_table, write_csv
 
 MEASUREMENTS = 'measurements.csv'
@@ -49,17 +50,18 @@ class Measurement:
         return [row.image, row.mask, row.class_name, self.unit, *sizes, *directions, round(cracks.density, 8)]
 
 
-def measure_all(out: Path, class_names: Sequence[str], mm_per_pixel: float | None) -> list[Measurement]:
+def measure_all(out: Path, class_names: Sequence[str], scales: Scales) -> list[Measurement]:
     """Measure all masks of ``out``, those of earlier runs as well, and write measurements.csv.
 
     Args:
         out: Folder with masks and predictions.csv.
         class_names: Of the K classes.
-        mm_per_pixel: Millimetres a pixel; None for results in pixels.
+        scales: Of the photographs; results of those without are in pixels.
     """
-    unit, scale = ('px', 1.0) if mm_per_pixel is None else ('mm', mm_per_pixel)
     measurements = []
     for mask, rows in tqdm(read_table(out / TABLE, len(class_names)).items(), desc='measuring'):
+        mm_per_pixel = scales.of(Path(rows[0].image))
+        unit, scale = ('px', 1.0) if mm_per_pixel is None else ('mm', mm_per_pixel)
         labels = np.asarray(cv2.imread(str(out / mask), cv2.IMREAD_UNCHANGED))
         for label, row in enumerate(rows, start=1):
             of_class = labels == (label if len(rows) > 1 else 255)
@@ -69,17 +71,17 @@ def measure_all(out: Path, class_names: Sequence[str], mm_per_pixel: float | Non
 
 
 def summaries(measurements: Sequence[Measurement]) -> list[str]:
-    """A line for each class over all images."""
-    by_class: dict[str, list[Measurement]] = {}
+    """A line for each class over all images, or over those of each unit."""
+    by_class: dict[tuple[str, str], list[Measurement]] = {}
     for measurement in measurements:
-        by_class.setdefault(measurement.row.class_name, []).append(measurement)
+        by_class.setdefault((measurement.row.class_name, measurement.unit), []).append(measurement)
     lines = []
-    for name, group in by_class.items():
+    for (name, unit), group in by_class.items():
         found = [measurement for measurement in group if measurement.cracks.length]
         if not found:
             lines.append(f'{name}: in none of {len(group):,} images')
             continue
-        unit, lengths = group[0].unit, [measurement.cracks.length for measurement in found]
+        lengths = [measurement.cracks.length for measurement in found]
         mean = np.average([measurement.cracks.mean_width for measurement in found], weights=lengths)
         widest = max(found, key=lambda measurement: measurement.cracks.max_width)
         lines.append(

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from crack_plugin.datasets.photographs import ImageError
 from crack_plugin.files import write_atomically
 from crack_plugin.prediction.predictor import Predictor
+from crack_plugin.prediction.records import make_record, record_of, write_record
 from crack_plugin.prediction.settings import OutputError
 from crack_plugin.prediction.sources import Source, VideoError, overlay_of
 from crack_plugin.prediction.tables import TABLE, Row, write_table
@@ -70,7 +71,11 @@ def merge_adapters(predictor: Predictor, sources: Sequence[Source]) -> str:
 
 
 def predict_all(
-    sources: Sequence[Source], predictor: Predictor, out: Path, done: Mapping[str, Sequence[Row]]
+    sources: Sequence[Source],
+    predictor: Predictor,
+    out: Path,
+    done: Mapping[str, Sequence[Row]],
+    records: bool = False,
 ) -> list[str]:
     """Predict what is not done yet.
 
@@ -79,6 +84,7 @@ def predict_all(
         predictor: For one image.
         out: Folder to write to.
         done: Rows of earlier runs by mask; what is there is not predicted again.
+        records: Whether each image gets a record, see :mod:`crack_plugin.prediction.records`.
 
     Returns:
         A line for each file that could not be read to its end.
@@ -102,7 +108,7 @@ def predict_all(
                 for image, mask in source.images():
                     if mask in done:
                         continue
-                    added = predict_one(image, source, mask, predictor, out)
+                    added = predict_one(image, source, mask, predictor, out, records)
                     writer.writerows(astuple(row) for row in added)
                     file.flush()
                     rows += added
@@ -115,7 +121,9 @@ def predict_all(
     return failures
 
 
-def predict_one(image: str | np.ndarray, source: Source, mask: str, predictor: Predictor, out: Path) -> list[Row]:
+def predict_one(
+    image: str | np.ndarray, source: Source, mask: str, predictor: Predictor, out: Path, record: bool = False
+) -> list[Row]:
     """Predict an image, and write its mask and overlay.
 
     Args:
@@ -124,12 +132,18 @@ def predict_one(image: str | np.ndarray, source: Source, mask: str, predictor: P
         mask: Where its mask goes, relative to ``out``.
         predictor: For one image.
         out: Folder to write to.
+        record: Whether its record is written as well.
 
     Returns:
         Its rows of predictions.csv.
     """
     prediction = predictor(image)
     shown, labels, scores = prediction.image[..., ::-1], prediction.labels, prediction.scores
+    if record:
+        write_record(out / record_of(mask), make_record(prediction))
+    else:
+        # That of an earlier prediction would be of other cracks.
+        (out / record_of(mask)).unlink(missing_ok=True)
     # Its logits are the most that a large photograph needs, and the overlay would come on top.
     del prediction
     several = len(predictor.class_names) > 1

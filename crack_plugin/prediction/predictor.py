@@ -58,7 +58,7 @@ class Prediction:
         height, width = self.labels.shape
         found = np.empty((len(self.class_names), height, width), np.float32)
         for rows in strips(height, width, self.logits.device):
-            found[:, rows] = _foreground_probabilities(self.logits[:, rows]).cpu().numpy()
+            found[:, rows] = foreground_probabilities(self.logits[:, rows]).cpu().numpy()
         return found
 
     @cached_property
@@ -71,7 +71,7 @@ class Prediction:
         sums, counts = (torch.zeros(classes, dtype=torch.float64, device=device) for _ in range(2))
         # The probabilities of a large photograph would take as much memory as its logits.
         for rows in strips(height, width, device):
-            probabilities, chosen = _foreground_probabilities(self.logits[:, rows]), labels[rows] == index
+            probabilities, chosen = foreground_probabilities(self.logits[:, rows]), labels[rows] == index
             sums += torch.where(chosen, probabilities, 0).sum(dim=(1, 2), dtype=torch.float64)
             counts += chosen.sum(dim=(1, 2))
         return (sums / counts.clamp(min=1)).tolist()
@@ -320,7 +320,7 @@ def _checked(image: str | Path | np.ndarray) -> str | np.ndarray:
     return image
 
 
-def _foreground_probabilities(logits: Tensor) -> Tensor:
+def foreground_probabilities(logits: Tensor) -> Tensor:
     """Probabilities (K, ...), fp32, of logits (K + 1, ...), or of the probabilities (1, ...) of a single channel."""
     scores = logits.float()
     return scores if len(scores) == 1 else scores.softmax(dim=0)[1:]

@@ -12,6 +12,7 @@ import numpy as np
 from crack_plugin.datasets.photographs import IMAGE_SUFFIXES, UNREAD_SUFFIXES, unread_remedy
 from crack_plugin.datasets.yolo_layout import listed
 from crack_plugin.errors import CrackPluginError
+from crack_plugin.inspection.preannotations import LABELS
 
 MASKS, OVERLAYS = 'masks', 'overlays'
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
@@ -84,7 +85,8 @@ def find_sources(patterns: Sequence[str], out: Path | None = None) -> tuple[list
 
     A file from a folder, or found by a pattern, is named by its path below the folder (the pattern's part before its
     first wildcard), any other by its file name. Hidden files are left out, and so are files that are no images
-    (``.txt``, ``.json``), except where they are named themselves. Masks and overlays in ``out`` are no sources.
+    (``.txt``, ``.json``), except where they are named themselves. Masks, overlays and the images linked to labels in
+    ``out`` are no sources.
 
     Returns:
         The sources; and by suffix the images of formats that are not read, such as HEIC and raw files, and videos that
@@ -94,7 +96,7 @@ def find_sources(patterns: Sequence[str], out: Path | None = None) -> tuple[list
         SourceError: A path or pattern stands for nothing.
     """
     found: dict[Path, Source] = {}
-    results = set() if out is None else {(out / folder).resolve() for folder in (MASKS, OVERLAYS)}
+    results = set() if out is None else {(out / folder).resolve() for folder in (MASKS, OVERLAYS, LABELS)}
     unread: dict[str, dict[Path, Path]] = {}
     for pattern in patterns:
         path = Path(pattern)
@@ -106,7 +108,7 @@ def find_sources(patterns: Sequence[str], out: Path | None = None) -> tuple[list
             root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts[:-1]))
             files, read = _visible_files(root, str(path.relative_to(root))), IMAGE_SUFFIXES.union(VIDEO_SUFFIXES)
         if not _is_file(path):
-            files = [file for file in files if results.isdisjoint(file.resolve().parents)]
+            files = [file for file in files if not _lies_in(file, results)]
         left_out = [file for file in files if file.suffix.lower() in UNREAD_SUFFIXES.union(VIDEO_SUFFIXES) - read]
         files = [file for file in files if file.suffix.lower() in read]
         if not files and not (left_out and _is_file(path)):
@@ -136,6 +138,11 @@ def unread_line(suffix: str, files: Sequence[Path]) -> str:
 def _visible_files(root: Path, pattern: str) -> list[Path]:
     files = [file for file in sorted(root.glob(pattern)) if _is_file(file)]
     return [file for file in files if not any(part.startswith('.') for part in file.relative_to(root).parts)]
+
+
+def _lies_in(file: Path, folders: set[Path]) -> bool:
+    """Whether a file, or what a link leads to, is in one of some folders."""
+    return not folders.isdisjoint([*file.resolve().parents, *(file.parent.resolve() / file.name).parents])
 
 
 def _is_file(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """What files, folders and patterns stand for, and where the masks of what is found go."""
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -115,6 +116,15 @@ def test_masks_and_overlays_of_an_earlier_run_are_no_photographs(site: Path) -> 
                 set() if out == site else {'masks/a', 'overlays/pier 2/c'}
             )
     assert names_of(site / 'masks/a.png') == ['a']
+
+
+def test_images_linked_to_labels_are_the_photographs_they_were(site: Path) -> None:
+    for out in (site, site / 'a first'):
+        link = out / 'labels' / 'yolo' / 'images' / 'train' / 'b.png'
+        link.parent.mkdir(parents=True)
+        link.symlink_to(site / 'b.png')
+        assert [source.name for source in find_sources([str(site)], out)[0]] == ['a', 'b', 'pier 2/c']
+        shutil.rmtree(out / 'labels')
 
 
 def test_link_that_leads_nowhere_is_a_source_that_cannot_be_read(site: Path) -> None:

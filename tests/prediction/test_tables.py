@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from crack_plugin.evaluation.geometry import CrackGeometry
+from crack_plugin.inspection.scale import Scales
 from crack_plugin.prediction.measurements import Measurement, measure_all, summaries
 from crack_plugin.prediction.output import write_image
 from crack_plugin.prediction.sources import overlay_of
@@ -57,7 +58,7 @@ def test_image_without_a_row_for_each_class_is_not_done(out: Path) -> None:
 
 
 def test_measurements_of_written_masks(out: Path) -> None:
-    crack, none = measure_all(out, ['crack'], mm_per_pixel=0.5)
+    crack, none = measure_all(out, ['crack'], scales=Scales(for_all=0.5))
     assert (crack.cracks.length, crack.cracks.mean_width) == (pytest.approx(20, abs=0.5), pytest.approx(1.5, abs=0.1))
     assert (out / 'measurements.csv').read_text().splitlines()[2].endswith(',crack,mm,0.0,0.0,0.0,,0.0,0.0')
     assert summaries([crack, none]) == [

@@ -16,7 +16,9 @@ from matplotlib.colors import to_rgb
 from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
 
-from crack_plugin.datasets.photographs import READS_HEIC
+from crack_plugin.datasets.loading import LoadYOLOPolygons
+from crack_plugin.datasets.photographs import READS_HEIC, LoadPhotograph
+from crack_plugin.datasets.yolo_crack import YOLOCrackDataset
 from crack_plugin.evaluation.geometry import measure_cracks
 from crack_plugin.models import SAM3TextLoRA
 from crack_plugin.prediction import output
@@ -369,6 +371,65 @@ def test_measuring_classes_and_images_without_cracks(predict, images: Path, caps
 @pytest.mark.parametrize('options', [('--mm-per-pixel', '0.5'), ('--measure', '--mm-per-pixel', '0')])
 def test_scale_without_sense(predict, images: Path, options, capsys: pytest.CaptureFixture[str]) -> None:
     assert '--mm-per-pixel' in refusal(lambda: predict(images, options=options), capsys)
+
+
+def test_cracks_vectors_and_labels(predict, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scales = images / 'scales.csv'
+    scales.write_text('image,mm_per_pixel\na.jpg,0.5\nb.jpg,0.5\npier 2/c.jpg,2\n')
+    options = ('--cracks', '--vector', 'geojson', '--severity', 'bre251', '--mm-per-pixel', scales, '--labels', 'yolo')
+    predict(images)
+    capsys.readouterr()
+    # Masks of a run that kept no records are predicted again, after that they are not.
+    out = predict(images, options=options)
+    assert 'skipped' not in capsys.readouterr().out
+    with (out / 'cracks.csv').open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    masks = {row['mask']: mask_of(out, row['mask'][6:-4]) > 0 for row in rows_of(out)}
+    for mask, pixels in masks.items():
+        scale = 2 if 'c.' in mask else 0.5
+        areas = [float(row['area']) for row in rows if row['mask'] == mask]
+        assert len(areas) == cv2.connectedComponents(pixels.astype(np.uint8))[0] - 1
+        assert sum(areas) == pytest.approx(pixels.sum() * scale**2)
+    # The score of an image is that of its cracks, weighted by their areas.
+    for row in rows_of(out):
+        own = [(float(crack['score']), float(crack['area'])) for crack in rows if crack['mask'] == row['mask']]
+        if own:
+            scores, weights = np.transpose(own)
+            assert float(row['score']) == pytest.approx(np.average(scores, weights=weights), abs=2e-6)
+    assert {row['unit'] for row in rows} == {'mm'}
+    assert all(row['severity'] for row in rows)
+
+    dataset = YOLOCrackDataset(
+        str(out / 'labels' / 'yolo'), 'train', pipeline=[LoadPhotograph(), LoadYOLOPolygons()], serialize_data=False
+    )
+    read = {Path(sample['img_path']).stem: sample['gt_seg_map'] for sample in dataset}
+    assert {Path(mask).stem for mask in masks} == read.keys()
+    for mask, pixels in masks.items():
+        np.testing.assert_array_equal(read[Path(mask).stem], pixels)
+
+    predict(images, options=('--cracks',))
+    assert '3 images or frames are done already and skipped' in capsys.readouterr().out
+    with (out / 'cracks.csv').open(newline='') as file:
+        assert {row['unit'] for row in csv.DictReader(file)} == {'px'}
+    # Cracks that are predicted again may be others than those of the record.
+    predict(images, options=('--overwrite',))
+    assert not [path for path in (out / 'records').rglob('*') if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (('--severity', 'ec2'), '--severity needs the scale of every photograph'),
+        (('--severity', 'ec3'), 'bre251, ec2, aci224r'),
+        (('--severity', 'ec2', '--mm-per-pixel', 'none.csv'), 'none.csv: no such file'),
+        (('--labels', 'voc'), "invalid choice: 'voc'"),
+    ],
+)
+def test_what_cannot_be_made_of_the_masks_is_told_first(
+    predict, images: Path, options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refusal(lambda: predict(images, options=options), capsys)
+    assert not (images.parent / 'out').exists()
 
 
 @pytest.mark.slow

@@ -1,0 +1,197 @@
+"""What is made of masks that are predicted: ``cracks.csv``, vectors, profiles of the width, and annotations."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from crack_plugin.datasets.names import listed
+from crack_plugin.inspection.bands import Band, Crack, find_cracks
+from crack_plugin.inspection.features import Feature, Photograph, make_features
+from crack_plugin.inspection.georeference import read_georeference
+from crack_plugin.inspection.preannotations import Annotated, PreannotationError, write_preannotations
+from crack_plugin.inspection.scale import Scales
+from crack_plugin.inspection.severity import Profile
+from crack_plugin.inspection.vectors import (
+    PROPERTIES,
+    check_packages,
+    common_place,
+    properties,
+    write_geojson,
+    write_geopackage,
+)
+from crack_plugin.prediction.records import Record, read_record, record_of
+from crack_plugin.prediction.sources import MASKS, VIDEO_SUFFIXES, Source
+from crack_plugin.prediction.tables import TABLE, Row, read_table, write_csv
+
+CRACKS, PROFILES, UNCERTAINTY = 'cracks.csv', 'profiles.csv', 'uncertainty.csv'
+PROFILE_COLUMNS = ['image', 'id', 'branch', 'x', 'y', 'distance', 'width', 'unit']
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be made.
+
+    Attributes:
+        measure: Whether ``measurements.csv`` is.
+        cracks: Whether ``cracks.csv`` is.
+        vector: Some of ``gpkg`` and ``geojson``.
+        severity: Limits of the width; None for no severity.
+        width_profile: Whether ``profiles.csv`` is.
+        labels: Formats of annotations.
+        scales: Of the photographs.
+    """
+
+    measure: bool = False
+    cracks: bool = False
+    vector: tuple[str, ...] = ()
+    severity: Profile | None = None
+    width_profile: bool = False
+    labels: tuple[str, ...] = ()
+    scales: Scales = field(default_factory=Scales)
+
+    @property
+    def features(self) -> bool:
+        """Whether cracks are measured one by one."""
+        return self.cracks or bool(self.vector) or self.severity is not None or self.width_profile
+
+    @property
+    def records(self) -> bool:
+        """Whether more is needed than masks."""
+        return self.features or bool(self.labels)
+
+    def check(self, sources: Sequence[Source], done: dict[str, list[Row]]) -> None:
+        """Refuse what cannot be made, before anything is predicted.
+
+        Args:
+            sources: What is to be predicted.
+            done: What is predicted already, which the results are of as well.
+
+        Raises:
+            ScaleError: The scale of a photograph is needed and not known.
+            GeoreferenceError: Photographs of several CRS are to share a layer.
+            MissingPackageError: A package is not installed.
+            PreannotationError: There are to be annotations of a video.
+        """
+        # What cannot be read is told after the others are predicted.
+        new = [source.path for source in sources if source.path.is_file()]
+        images = list(dict.fromkeys([*new, *(Path(rows[0].image) for rows in done.values())]))
+        videos = [image for image in images if image.suffix.lower() in VIDEO_SUFFIXES]
+        if self.labels and videos:
+            raise PreannotationError(
+                f'--labels: {listed(videos)} is a video, whose frames are no files that could be labelled. Extract '
+                'them (`ffmpeg -i VIDEO frames/%06d.png`), and predict their folder, into another --out.'
+            )
+        if self.severity is not None:
+            self.scales.require(images, '--severity')
+        if self.features or self.measure:
+            for image in images:
+                self.scales.of(image)
+            if self.scales.table is not None:
+                # Rows in pixels among those in millimetres would hardly be noticed.
+                self.scales.require(images, '--mm-per-pixel with a table')
+        if 'gpkg' in self.vector:
+            check_packages()
+        if self.vector:
+            common_place({image: read_georeference(image) for image in images})
+
+
+def recorded(done: dict[str, list[Row]], out: Path) -> dict[str, list[Row]]:
+    """Those of the images that are done which have a record; the others are to be predicted again."""
+    return {mask: rows for mask, rows in done.items() if (out / record_of(mask)).is_file()}
+
+
+def make_all(out: Path, class_names: Sequence[str], wanted: Wanted, overwrite: bool = False) -> list[str]:
+    """Make what is wanted of all masks in a folder, those of earlier runs as well.
+
+    Args:
+        out: Folder with masks, records and predictions.csv.
+        class_names: Of the K classes.
+        wanted: What is to be made.
+        overwrite: Whether annotations that were changed since are replaced.
+
+    Returns:
+        Lines that say what there is.
+    """
+    done = recorded(read_table(out / TABLE, len(class_names)), out)
+    lines = []
+    if wanted.features:
+        features = [
+            feature
+            for rows, labels, cracks, _ in _masks(done, out, 'measuring')
+            for feature in make_features(_photograph(rows, labels, class_names, wanted.scales), cracks, wanted.severity)
+        ]
+        lines += _write_features(features, done, out, wanted)
+    if wanted.labels:
+        uncertainties: list[tuple[str, str, float]] = []
+
+        def photographs() -> Iterator[Annotated]:
+            for rows, labels, cracks, record in _masks(done, out, 'labels'):
+                name = Path(rows[0].mask).relative_to(MASKS).with_suffix('').as_posix()
+                uncertainties.append((rows[0].image, rows[0].mask, record.uncertainty))
+                yield Annotated(Path(rows[0].image), name, labels, cracks, record.uncertainty)
+
+        lines += write_preannotations(photographs(), out, wanted.labels, class_names, overwrite)
+        ordered = sorted(uncertainties, key=lambda row: (-row[2], row[1]))
+        write_csv(out / UNCERTAINTY, ['image', 'mask', 'uncertainty'], ordered)
+        lines.append(f'{out / UNCERTAINTY}: the photographs that the model is least sure of come first')
+    return lines
+
+
+def _masks(
+    done: dict[str, list[Row]], out: Path, title: str
+) -> Iterator[tuple[list[Row], np.ndarray, list[Crack], Record]]:
+    """Rows, label map, cracks with their scores, and record of each mask."""
+    for mask, rows in tqdm(done.items(), desc=title):
+        labels = np.asarray(cv2.imread(str(out / mask), cv2.IMREAD_UNCHANGED))
+        if len(rows) == 1:
+            labels = (labels == 255).astype(np.uint8)
+        record = read_record(out / record_of(mask))
+        cracks = find_cracks([Band(labels)])
+        scores = record.checked(len(cracks), out / record_of(mask))
+        yield rows, labels, [replace(each, score=score) for each, score in zip(cracks, scores, strict=True)], record
+
+
+def _photograph(rows: list[Row], labels: np.ndarray, class_names: Sequence[str], scales: Scales) -> Photograph:
+    image = Path(rows[0].image)
+    height, width = labels.shape
+    georeference = read_georeference(image)
+    return Photograph(image, rows[0].mask, (height, width), class_names, scales.of(image), georeference)
+
+
+def _write_features(features: list[Feature], done: dict[str, list[Row]], out: Path, wanted: Wanted) -> list[str]:
+    write_csv(out / CRACKS, PROPERTIES, (_cells(feature) for feature in features))
+    lines = [f'{out / CRACKS}: {len(features):,} cracks in {len(done):,} images']
+    if wanted.width_profile:
+        write_csv(out / PROFILES, PROFILE_COLUMNS, (row for feature in features for row in _profile(feature)))
+    if wanted.vector:
+        place = common_place({Path(rows[0].image): read_georeference(Path(rows[0].image)) for rows in done.values()})
+        if 'geojson' in wanted.vector:
+            write_geojson(out, features, place)
+        if 'gpkg' in wanted.vector:
+            write_geopackage(out, features, place)
+        lines.append(f'vectors in {place.name}')
+    if wanted.severity is not None:
+        counts = Counter(feature.rating.severity for feature in features if feature.rating is not None)
+        levels = [level.name for level in wanted.severity.levels]
+        lines.append(f'severity by {wanted.severity.name}: {wanted.severity.source}')
+        lines += [f'  {level}: {counts.pop(level, 0):,}' for level in levels]
+        lines += [f'  {level}: {count:,}' for level, count in sorted(counts.items())]
+    return lines
+
+
+def _cells(feature: Feature) -> list[object]:
+    return ['' if value is None else value for value in properties(feature).values()]
+
+
+def _profile(feature: Feature) -> Iterator[list[object]]:
+    """Rows of profiles.csv: a place of the centreline about every pixel, in pixels; distance and width in the unit."""
+    scale = feature.scale
+    for number, branch in enumerate(feature.branches, start=1):
+        for (x, y), distance, width in zip(branch.points, branch.distances, branch.widths, strict=True):
+            sizes = (round(float(value), 4) for value in (distance * scale, width * scale))
+            yield [str(feature.image), feature.id, number, round(float(x), 3), round(float(y), 3), *sizes, feature.unit]

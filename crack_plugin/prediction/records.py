@@ -1,0 +1,92 @@
+"""What a mask does not tell of its prediction: the score of each crack, and how unsure the model is of the photograph.
+
+One small file for each photograph, written with its mask, so that cracks can be measured, rated and exported again
+without predicting again.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from crack_plugin.errors import CrackPluginError
+from crack_plugin.files import write_atomically
+from crack_plugin.inspection.bands import Band, find_cracks
+from crack_plugin.inspection.uncertainty import Doubt, doubt
+from crack_plugin.models.strips import strips
+from crack_plugin.prediction.predictor import Prediction, foreground_probabilities
+from crack_plugin.prediction.sources import MASKS
+
+RECORDS = 'records'
+
+
+class RecordError(CrackPluginError, ValueError):
+    """A record that something else has changed."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is kept of a prediction.
+
+    Attributes:
+        uncertainty: See :class:`~crack_plugin.inspection.uncertainty.Doubt`.
+        scores: Mean probability of each crack, in the order of :func:`~crack_plugin.inspection.bands.find_cracks`.
+    """
+
+    uncertainty: float
+    scores: list[float]
+
+    def checked(self, cracks: int, path: Path) -> list[float]:
+        """The scores of so many cracks.
+
+        Raises:
+            RecordError: The record ``path`` has more or fewer.
+        """
+        if len(self.scores) != cracks:
+            raise RecordError(
+                f'{path} is of {len(self.scores)} cracks, and the mask has {cracks}: one of them was changed. Delete '
+                'the record: the same command then predicts its image again.'
+            )
+        return self.scores
+
+
+def record_of(mask: str) -> str:
+    """The record that belongs to a mask, both relative to OUT."""
+    return (RECORDS / Path(mask).relative_to(MASKS).with_suffix('.json')).as_posix()
+
+
+def make_record(prediction: Prediction) -> Record:
+    """The record of a prediction, made strip by strip: probabilities would take as much memory as the logits."""
+    height, width = prediction.labels.shape
+    total = Doubt()
+
+    def bands() -> Iterator[Band]:
+        nonlocal total
+        for rows in strips(height, width, prediction.logits.device):
+            labels = prediction.labels[rows]
+            probabilities = foreground_probabilities(prediction.logits[:, rows]).cpu().numpy()
+            total += doubt(labels, probabilities)
+            # Of several classes a pixel has the likeliest.
+            yield Band(labels, probabilities.max(axis=0))
+
+    scores = [round(crack.score, 6) for crack in find_cracks(bands()) if crack.score is not None]
+    return Record(round(total.uncertainty((height, width)), 6), scores)
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write a record."""
+    write_atomically(path, json.dumps(asdict(record)).encode())
+
+
+def read_record(path: Path) -> Record:
+    """Read a record.
+
+    Raises:
+        RecordError: It is not as it was written.
+    """
+    try:
+        return Record(**json.loads(path.read_text(encoding='utf-8')))
+    except (OSError, TypeError, ValueError) as error:
+        raise RecordError(
+            f'{path} is not as it was written. Delete it: the same command then predicts its image again.'
+        ) from error
