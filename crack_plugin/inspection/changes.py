@@ -1,0 +1,329 @@
+"""What has become of the cracks between two registered photographs: new, gone, widened; pure functions.
+
+The centrelines of the first photograph are carried into the second one, widths with them. Pieces of a centreline that
+have none of the other date beside them are new or gone; along the others the widths are compared.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from scipy import sparse
+from scipy.spatial import cKDTree
+
+from crack_plugin.inspection.bands import Band, Crack, find_cracks
+from crack_plugin.inspection.branches import branches
+from crack_plugin.inspection.features import EDGE_UNCERTAINTY
+from crack_plugin.inspection.measuring import measure
+from crack_plugin.inspection.registration import Registration, jacobians, map_places
+
+MIN_LENGTH = 10.0
+"""What is shorter is part of its surroundings, in pixels: tips and gaps of masks may be off by that."""
+
+_SMOOTHING = 200
+"""Rounds of averaging the change of width: a Gaussian of 10 px standard deviation along the crack."""
+
+
+class Kind(IntEnum):
+    """What has become of a piece of a crack; a label map of these has 0 for the background."""
+
+    NEW = 1
+    GONE = 2
+    WIDENED = 3
+    NARROWED = 4
+    UNCHANGED = 5
+    OUTSIDE = 6
+    """Where the other photograph does not reach, which cannot be compared."""
+
+
+class Change(NamedTuple):
+    """A piece of a crack, in pixels of the second photograph.
+
+    Attributes:
+        kind: What has become of it.
+        label: Its class, from 1.
+        before: Number of the crack in the first photograph, from 1, as ``find_cracks`` has them; None if it was not
+            there.
+        after: The same in the second photograph.
+        length: Of its centrelines.
+        width_before: Mean along it; 0 for what is new, None for what lies outside of the first photograph.
+        width_after: The same in the second photograph.
+        uncertainty: How far the difference may be off: half a pixel at each edge in either photograph.
+        place: (x, y) where the width has changed most, or is largest if there is nothing to compare; the upper left
+            corner is (0, 0).
+    """
+
+    kind: Kind
+    label: int
+    before: int | None
+    after: int | None
+    length: float
+    width_before: float | None
+    width_after: float | None
+    uncertainty: float
+    place: tuple[float, float]
+
+    @property
+    def change(self) -> float | None:
+        """Of the mean width; None for what cannot be compared."""
+        if self.width_before is None or self.width_after is None:
+            return None
+        return self.width_after - self.width_before
+
+
+class Comparison(NamedTuple):
+    """All that has changed.
+
+    Attributes:
+        changes: New ones first, then gone, widened, narrowed, unchanged and outside; the longest of each first.
+        kinds: What each pixel of a crack in the second photograph is part of, and of what is gone, as :class:`Kind`;
+            0 for the background, shape (H', W'), uint8.
+    """
+
+    changes: list[Change]
+    kinds: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class _Lines:
+    """The centrelines of all cracks of a class, as a graph in pixels of the second photograph.
+
+    Attributes:
+        places: (x, y) of the nodes, tips included, shape (n, 2).
+        edges: Pairs of nodes, shape (m, 2).
+        widths: At the nodes, shape (n,).
+        errors: How far these may be off, shape (n,).
+        cracks: Number of the crack of each, shape (n,).
+    """
+
+    places: np.ndarray
+    edges: np.ndarray
+    widths: np.ndarray
+    errors: np.ndarray
+    cracks: np.ndarray
+
+    @property
+    def graph(self) -> sparse.csr_array:
+        ends = np.concatenate([self.edges, self.edges[:, ::-1]]).T
+        n = len(self.places)
+        return sparse.csr_array((np.ones(ends.shape[1]), (ends[0], ends[1])), shape=(n, n))
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Length that belongs to each node: half of every step from it."""
+        steps = np.hypot(*(self.places[self.edges[:, 1]] - self.places[self.edges[:, 0]]).T)
+        return np.bincount(self.edges.ravel(), np.repeat(steps, 2) / 2, minlength=len(self.places))
+
+
+def compare(before: np.ndarray, after: np.ndarray, registration: Registration) -> Comparison:
+    """Compare the cracks of two photographs.
+
+    A place on a centreline has a counterpart where the other date's crack covers it, give or take a pixel and twice
+    the registration's residual; beyond the tip of a crack there is none. A width that has changed by less than its
+    uncertainty is unchanged: that of a difference is the root of the sum of squares of both.
+
+    Args:
+        before: Labels of the first photograph: 0 for the background, from 1 the classes, shape (H, W), uint8.
+        after: The same of the second, shape (H', W').
+        registration: How they lie on each other.
+    """
+    cracks_before, cracks_after = find_cracks([Band(before)]), find_cracks([Band(after)])
+    kinds = np.zeros(after.shape, np.uint8)
+    kinds_before = np.zeros(before.shape, np.uint8)
+    changes: list[Change] = []
+    for label in sorted({crack.label for crack in (*cracks_before, *cracks_after)}):
+        unmapped = _lines(cracks_before, label, before.shape)
+        first, second = _mapped(unmapped, registration.matrix), _lines(cracks_after, label, after.shape)
+        back = map_places(np.linalg.inv(registration.matrix), second.places - 0.5) + 0.5
+        tolerance = 1 + 2 * registration.residual
+        pair_after = _pair(second, first, _is_within(back, before.shape, tolerance), tolerance)
+        pair_before = _pair(first, second, _is_within(first.places, after.shape, tolerance), tolerance)
+        compared = _compare_widths(second, first, pair_after)
+        missing = np.where(pair_before.is_seen, Kind.GONE, Kind.OUTSIDE)
+        missing[pair_before.has] = Kind.UNCHANGED
+        changes += _pieces(second, compared, label, first, pair_after.nearest)
+        changes += [piece for piece in _pieces(first, missing, label) if piece.kind != Kind.UNCHANGED]
+        _paint(kinds, cracks_after, second, compared)
+        _paint(kinds_before, cracks_before, unmapped, missing)
+    size = (after.shape[1], after.shape[0])
+    gone = cv2.warpPerspective(kinds_before, registration.matrix, size, flags=cv2.INTER_NEAREST) == Kind.GONE
+    kinds[gone & (kinds == 0)] = Kind.GONE
+    return Comparison(sorted(changes, key=lambda each: (each.kind, -each.length)), kinds)
+
+
+def _lines(cracks: Sequence[Crack], label: int, shape: tuple[int, int]) -> _Lines:
+    places, edges, widths, numbers = [np.zeros((0, 2))], [np.zeros((0, 2), int)], [np.zeros(0)], [np.zeros(0, int)]
+    count = 0
+    for number, crack in enumerate(cracks, start=1):
+        if crack.label != label:
+            continue
+        for branch in branches(measure(crack, shape)):
+            places.append(branch.points)
+            widths.append(branch.widths)
+            numbers.append(np.full(len(branch.points), number))
+            steps = count + np.arange(len(branch.points))
+            edges.append(np.stack([steps[:-1], steps[1:]], axis=1))
+            count += len(branch.points)
+    # Branches meet in places that they share.
+    unique, first, node = np.unique(np.concatenate(places), axis=0, return_index=True, return_inverse=True)
+    joined = node.reshape(-1)[np.concatenate(edges)]
+    joined = joined[joined[:, 0] != joined[:, 1]]
+    own = np.concatenate(widths)[first]
+    return _Lines(unique, joined, own, np.full(len(own), 2 * EDGE_UNCERTAINTY), np.concatenate(numbers)[first])
+
+
+def _mapped(lines: _Lines, matrix: np.ndarray) -> _Lines:
+    """Lines in the other photograph. A homography stretches widths by its change of area over that of length."""
+    jacobian = jacobians(matrix, lines.places - 0.5)
+    area = np.linalg.det(jacobian)
+    ends = lines.edges.ravel()
+    steps = np.repeat(lines.places[lines.edges[:, 1]] - lines.places[lines.edges[:, 0]], 2, axis=0)
+    before = np.hypot(*steps.T)
+    along = np.hypot(*np.einsum('nij,nj->in', jacobian[ends], steps))
+    shares = np.bincount(ends, before, minlength=len(area))
+    # Along a line, the mean over the two steps from a node.
+    stretch = np.bincount(ends, area[ends] / along * before**2, minlength=len(area)) / np.maximum(shares, 1e-9)
+    places = map_places(matrix, lines.places - 0.5) + 0.5
+    return _Lines(places, lines.edges, lines.widths * stretch, lines.errors * stretch, lines.cracks)
+
+
+def _is_within(places: np.ndarray, shape: tuple[int, int], margin: float) -> np.ndarray:
+    return ((places >= margin) & (places <= np.array(shape[::-1]) - margin)).all(axis=1)
+
+
+class _Pair(NamedTuple):
+    """Which nodes have a counterpart.
+
+    Attributes:
+        nearest: Number of the nearest node of the other date; 0 if there is none at all.
+        has: Whether the crack was there at the other date.
+        is_seen: Whether the other photograph shows the place.
+    """
+
+    nearest: np.ndarray
+    has: np.ndarray
+    is_seen: np.ndarray
+
+
+def _pair(lines: _Lines, others: _Lines, is_seen: np.ndarray, tolerance: float) -> _Pair:
+    if not len(others.places) or not len(lines.places):
+        none = np.zeros(len(lines.places), int)
+        return _Pair(none, none > 0, is_seen)
+    distances, nearest = cKDTree(others.places).query(lines.places)
+    reach = tolerance + np.maximum(lines.widths, others.widths[nearest]) / 2
+    has = (distances <= reach) & ~_is_beyond_tip(lines.places, others, nearest)
+    is_line = np.diff(lines.graph.indptr) <= 2
+    # The first pixels of a new branch lie in the old crack that it comes from.
+    has &= ~_short(lines, has & is_line, reach + 1, ~has & is_seen)
+    has |= _short(lines, ~has & is_seen, np.full(len(has), MIN_LENGTH), has)
+    return _Pair(nearest, has, is_seen)
+
+
+def _is_beyond_tip(places: np.ndarray, others: _Lines, nearest: np.ndarray) -> np.ndarray:
+    graph = others.graph
+    degrees = np.diff(graph.indptr)
+    tips = np.flatnonzero(degrees == 1)
+    directions = np.zeros_like(others.places)
+    directions[tips] = others.places[tips] - others.places[graph.indices[graph.indptr[tips]]]
+    # More than rounding, for nodes that are the tip themselves.
+    return np.sum((places - others.places[nearest]) * directions[nearest], axis=1) > 1e-9
+
+
+def _components(lines: _Lines, kinds: np.ndarray) -> tuple[int, np.ndarray]:
+    """Number the connected nodes of one kind."""
+    edges = lines.edges[kinds[lines.edges[:, 0]] == kinds[lines.edges[:, 1]]]
+    n = len(kinds)
+    graph = sparse.coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(n, n))
+    return sparse.csgraph.connected_components(graph, directed=False) if n else (0, np.zeros(0, int))
+
+
+def _short(lines: _Lines, chosen: np.ndarray, limits: np.ndarray, beside: np.ndarray) -> np.ndarray:
+    """Which of the chosen nodes are in connected pieces shorter than a limit that touch nodes of another choice."""
+    count, piece = _components(lines, chosen)
+    lengths = np.bincount(piece, lines.shares, minlength=count)
+    largest = np.zeros(count)
+    np.maximum.at(largest, piece, limits)
+    touches = np.zeros(count, bool)
+    for one, other in (lines.edges.T, lines.edges.T[::-1]):
+        touches[piece[one[beside[other]]]] = True
+    return chosen & (touches & (lengths < largest))[piece]
+
+
+def _compare_widths(lines: _Lines, others: _Lines, pair: _Pair) -> np.ndarray:
+    """The kind of each node of the second photograph."""
+    kinds = np.where(pair.is_seen, Kind.NEW, Kind.OUTSIDE)
+    if not pair.has.any():
+        return kinds
+    kinds[pair.has] = Kind.UNCHANGED
+    change, uncertainty = _change(lines, others, pair.nearest)
+    smooth = _smoothed(lines, change, pair.has)
+    for kind, sign in ((Kind.WIDENED, 1), (Kind.NARROWED, -1)):
+        kinds[pair.has & (sign * smooth > uncertainty)] = kind
+        limits = np.full(len(kinds), MIN_LENGTH)
+        kinds[_short(lines, kinds == kind, limits, kinds == Kind.UNCHANGED)] = Kind.UNCHANGED
+        kinds[_short(lines, kinds == Kind.UNCHANGED, limits, kinds == kind)] = kind
+        count, piece = _components(lines, kinds)
+        total = np.bincount(piece, (sign * change - uncertainty) * lines.shares, minlength=count)
+        kinds[(kinds == kind) & (total <= 0)[piece]] = Kind.UNCHANGED
+    return kinds
+
+
+def _change(lines: _Lines, others: _Lines, nearest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much wider each node is than that of the first date, and how far that may be off."""
+    return lines.widths - others.widths[nearest], np.hypot(lines.errors, others.errors[nearest])
+
+
+def _smoothed(lines: _Lines, values: np.ndarray, has: np.ndarray) -> np.ndarray:
+    graph = lines.graph
+    keep = sparse.diags_array(has.astype(float))
+    graph = keep @ graph @ keep
+    degrees = graph.sum(axis=1)
+    # At most 1, so that nodes where many lines meet do not swing.
+    share = min(0.25, 1 / max(float(degrees.max()), 1.0))
+    for _ in range(_SMOOTHING):
+        values = values + share * (graph @ values - degrees * values)
+    return values
+
+
+def _pieces(
+    lines: _Lines, kinds: np.ndarray, label: int, others: _Lines | None = None, nearest: np.ndarray | None = None
+) -> list[Change]:
+    """Rows of the connected nodes of one kind; without the lines of the first date, these are of it."""
+    count, piece = _components(lines, kinds)
+    shares = lines.shares
+    changes = []
+    for nodes in np.split(np.argsort(piece, kind='stable'), np.cumsum(np.bincount(piece, minlength=count))[:-1]):
+        if not len(nodes):
+            continue
+        kind = Kind(int(kinds[nodes[0]]))
+        crack, weights = int(lines.cracks[nodes[0]]), shares[nodes]
+        own, error = (float(np.average(each[nodes], weights=weights)) for each in (lines.widths, lines.errors))
+        place = lines.places[nodes[np.argmax(lines.widths[nodes])]]
+        missing = None if kind == Kind.OUTSIDE else 0.0
+        before, after, width_before, width_after = None, crack, missing, own
+        if others is None:
+            before, after, width_before, width_after = crack, None, own, missing
+        elif nearest is not None and kind not in (Kind.NEW, Kind.OUTSIDE):
+            partners = nearest[nodes]
+            difference, errors = _change(lines, others, nearest)
+            before = int(np.bincount(others.cracks[partners]).argmax())
+            width_before = float(np.average(others.widths[partners], weights=weights))
+            error = float(np.average(errors[nodes], weights=weights))
+            place = lines.places[nodes[np.argmax(np.abs(_smoothed(lines, difference, kinds == kind)[nodes]))]]
+        x, y = place.tolist()
+        changes.append(
+            Change(kind, label, before, after, float(weights.sum()), width_before, width_after, error, (x, y))
+        )
+    return changes
+
+
+def _paint(kinds: np.ndarray, cracks: Sequence[Crack], lines: _Lines, of_nodes: np.ndarray) -> None:
+    """Give each pixel of the cracks the kind of the nearest node of its crack."""
+    for number in np.unique(lines.cracks).tolist():
+        own = np.flatnonzero(lines.cracks == number)
+        pixels = cracks[number - 1].pixels()
+        nearest = cKDTree(lines.places[own]).query(pixels[:, ::-1] + 0.5)[1]
+        kinds[pixels[:, 0], pixels[:, 1]] = of_nodes[own[nearest]]
