@@ -8,6 +8,7 @@ that cannot be registered with confidence are refused.
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from crack_plugin.cli import (
 )
 from crack_plugin.inspection.scale import ScaleError, read_scales
 from crack_plugin.prediction import Predictor
-from crack_plugin.prediction.dates import CHANGES, compare_dates, read_masks
+from crack_plugin.prediction.dates import CHANGES, compare_dates, read_labels
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,19 +43,23 @@ def main(argv: Sequence[str] | None = None) -> None:
             scales = read_scales(args.mm_per_pixel)
         except ScaleError as error:
             parser.error(str(error))
-        labels_of, class_names = (read_masks(args.masks), ['crack']) if args.masks else _predicted(args)
+        if args.masks:
+            labels_of: list[Callable[[Path], np.ndarray]] = [partial(read_labels, mask) for mask in args.masks]
+            class_names = ['crack']
+        else:
+            labels_of, class_names = _predicted(args)
         print('\n'.join(compare_dates((args.before, args.after), labels_of, class_names, args.out, scales)))
     print(f'Results in {args.out}')
 
 
-def _predicted(args: argparse.Namespace) -> tuple[Callable[[Path, int], np.ndarray], list[str]]:
-    """What predicts the labels of a photograph, and the names of their classes."""
+def _predicted(args: argparse.Namespace) -> tuple[list[Callable[[Path], np.ndarray]], list[str]]:
+    """What predicts the labels of either photograph, and the names of their classes."""
     predictor = Predictor(load_trained_config(args), args.checkpoint, device=args.device)
 
-    def labels_of(image: Path, number: int) -> np.ndarray:
+    def labels_of(image: Path) -> np.ndarray:
         return predictor(image).labels
 
-    return labels_of, predictor.class_names
+    return [labels_of, labels_of], predictor.class_names
 
 
 def _build_parser() -> argparse.ArgumentParser:

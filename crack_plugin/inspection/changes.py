@@ -191,7 +191,7 @@ def _mapped(lines: _Lines, matrix: np.ndarray) -> _Lines:
 
 
 def _is_within(places: np.ndarray, shape: tuple[int, int], margin: float) -> np.ndarray:
-    return ((places >= margin) & (places <= np.array(shape[::-1]) - margin)).all(axis=1)
+    return np.all((places >= margin) & (places <= np.array(shape[::-1]) - margin), axis=1)
 
 
 class _Pair(NamedTuple):
@@ -303,7 +303,10 @@ def _pieces(
         own, error = (float(np.average(each[nodes], weights=weights)) for each in (lines.widths, lines.errors))
         place = lines.places[nodes[np.argmax(lines.widths[nodes])]]
         missing = None if kind == Kind.OUTSIDE else 0.0
-        before, after, width_before, width_after = None, crack, missing, own
+        before: int | None = None
+        after: int | None = crack
+        width_before: float | None = missing
+        width_after: float | None = own
         if others is None:
             before, after, width_before, width_after = crack, None, own, missing
         elif nearest is not None and kind not in (Kind.NEW, Kind.OUTSIDE):

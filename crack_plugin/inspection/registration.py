@@ -118,9 +118,9 @@ def _grey(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _matches(before: np.ndarray, after: np.ndarray, names: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
-    """Places of features that are each other's best match, shape (n, 2) each."""
+    """Places of features that look alike, each at most once, shape (n, 2) each."""
     # Concrete has little contrast: a quarter of the threshold that is usual.
-    detector = cv2.SIFT_create(nfeatures=8000, contrastThreshold=0.01, enable_precise_upscale=True)
+    detector = cv2.SIFT.create(nfeatures=4000, contrastThreshold=0.01, enable_precise_upscale=True)
     found = []
     for image, name in zip((before, after), names, strict=True):
         points, descriptors = detector.detectAndCompute(image, None)
@@ -133,13 +133,12 @@ def _matches(before: np.ndarray, after: np.ndarray, names: tuple[str, str]) -> t
         descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9))
         found.append((np.array([point.pt for point in points]), descriptors.astype(np.float32)))
     (places, descriptors), (other_places, other_descriptors) = found
-    matcher = cv2.BFMatcher(cv2.NORM_L2)
-    back = [match[0].trainIdx for match in matcher.knnMatch(other_descriptors, descriptors, k=1)]
-    pairs = [
-        (first.queryIdx, first.trainIdx)
-        for first, second in matcher.knnMatch(descriptors, other_descriptors, k=2)
-        if first.distance < _RATIO * second.distance and back[first.trainIdx] == first.queryIdx
-    ]
+    best: dict[int, cv2.DMatch] = {}
+    for first, second in cv2.BFMatcher(cv2.NORM_L2).knnMatch(descriptors, other_descriptors, k=2):
+        former = best.get(first.trainIdx)
+        if first.distance < _RATIO * second.distance and (former is None or first.distance < former.distance):
+            best[first.trainIdx] = first
+    pairs = [(match.queryIdx, match.trainIdx) for match in best.values()]
     # A feature with two directions is there twice.
     both = np.array([[*places[one], *other_places[other]] for one, other in pairs]).reshape(-1, 4)
     both = np.unique(both, axis=0)

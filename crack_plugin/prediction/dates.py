@@ -35,25 +35,36 @@ CHANGE_COLUMNS = [
 
 
 class DatesError(CrackPluginError, ValueError):
-    """Two photographs, or their masks, that cannot be compared."""
+    """A mask that is not of its photograph."""
 
 
-def read_masks(masks: Sequence[Path]) -> Callable[[Path, int], np.ndarray]:
-    """What gives the labels of a photograph from masks that are there already: white is crack.
+def read_labels(mask: Path, image: Path) -> np.ndarray:
+    """The labels of a photograph from a mask that is there already: white is crack.
 
     Args:
-        masks: Of the first and of the second photograph.
+        mask: Its mask.
+        image: The photograph.
+
+    Returns:
+        Shape (H, W), uint8.
+
+    Raises:
+        LabelError: The mask cannot be read, or is none.
+        DatesError: It is not of the photograph's size.
     """
-
-    def labels_of(image: Path, number: int) -> np.ndarray:
-        return read_mask(masks[number]).foreground.astype(np.uint8)
-
-    return labels_of
+    labels = read_mask(mask).foreground.astype(np.uint8)
+    height, width = read_photograph(str(image)).shape[:2]
+    if labels.shape != (height, width):
+        raise DatesError(
+            f'{image} has {width} x {height} pixels, and its mask {mask} {labels.shape[1]} x {labels.shape[0]}. '
+            'Give the mask of this photograph, at its size.'
+        )
+    return labels
 
 
 def compare_dates(
     images: tuple[Path, Path],
-    labels_of: Callable[[Path, int], np.ndarray],
+    labels_of: Sequence[Callable[[Path], np.ndarray]],
     class_names: Sequence[str],
     out: Path,
     scales: Scales,
@@ -62,8 +73,8 @@ def compare_dates(
 
     Args:
         images: The first and the second photograph.
-        labels_of: The labels of a photograph, by its path and its number (0 or 1): 0 for the background, from 1 the
-            classes, shape (H, W), uint8. Asked only once the photographs are registered.
+        labels_of: What gives the labels of either photograph: 0 for the background, from 1 the classes, shape (H, W),
+            uint8. Asked only once the photographs are registered.
         class_names: Of the classes.
         out: Folder for ``changes.csv``, ``changes.jpg``, ``before_registered.jpg``, ``before_mask.png`` and
             ``after_mask.png``.
@@ -75,21 +86,12 @@ def compare_dates(
     Raises:
         ImageError: A photograph cannot be read.
         RegistrationError: They cannot be registered.
-        DatesError: A mask is not of the size of its photograph.
         ScaleError: See :meth:`~crack_plugin.inspection.scale.Scales.of`.
     """
     mm_per_pixel = scales.of(images[1])
     photographs = [read_photograph(str(image)) for image in images]
     registration = register(photographs[0], photographs[1], (str(images[0]), str(images[1])))
-    labels = []
-    for number, (image, photograph) in enumerate(zip(images, photographs, strict=True)):
-        own = labels_of(image, number)
-        if own.shape != photograph.shape[:2]:
-            raise DatesError(
-                f'{image} has {photograph.shape[1]} x {photograph.shape[0]} pixels, and its mask '
-                f'{own.shape[1]} x {own.shape[0]}. Give the mask of this photograph, at its size.'
-            )
-        labels.append(own)
+    labels = [read(image) for read, image in zip(labels_of, images, strict=True)]
     comparison = compare(labels[0], labels[1], registration)
     for name, own in zip(('before_mask.png', 'after_mask.png'), labels, strict=True):
         write_image(out / name, own if len(class_names) > 1 else 255 * own)
