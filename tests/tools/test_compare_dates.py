@@ -77,7 +77,7 @@ def test_table_and_pictures_of_given_masks(compare, tmp_path: Path, capsys: pyte
     # BEFORE as AFTER sees it.
     files = (tmp_path / 'before.png', out / 'before_registered.jpg', tmp_path / 'after.png')
     before, moved, after = (cv2.imread(str(file), 0)[60:180, 100:220].ravel() for file in files)
-    assert np.corrcoef(moved, after)[0, 1] > 0.5 > 3 * abs(np.corrcoef(before, after)[0, 1])
+    assert np.corrcoef(moved, after)[0, 1] > 0.5 > 1.5 * abs(np.corrcoef(before, after)[0, 1])
     text = capsys.readouterr().out
     assert 'widened: 1, ' in text and 'matching features agree' in text
     assert 'exists. Take another --out' in refusal(lambda: compare(*given(tmp_path)), capsys, 2)
