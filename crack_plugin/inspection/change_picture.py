@@ -6,14 +6,24 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from PIL import Image, ImageDraw, ImageFont
 
-from crack_plugin.inspection.changes import Comparison, Kind
+from crack_plugin.inspection.changes import (
+    GONE,
+    KIND_NAMES,
+    KINDS,
+    NARROWED,
+    NEW,
+    OUTSIDE,
+    UNCHANGED,
+    WIDENED,
+    Comparison,
+)
 from crack_plugin.visualization.panels import CLASS_COLORS, overlay
 
-_CLASS_OF = {Kind.NEW: 6, Kind.GONE: 2, Kind.WIDENED: 4, Kind.NARROWED: 7, Kind.UNCHANGED: 3, Kind.OUTSIDE: 5}
+_CLASS_OF = {NEW: 6, GONE: 2, WIDENED: 4, NARROWED: 7, UNCHANGED: 3, OUTSIDE: 5}
 COLORS = {kind: CLASS_COLORS[label - 1] for kind, label in _CLASS_OF.items()}
 """Vermillion, sky blue, yellow, purple, green and blue, in the order of the kinds."""
 
-CHANGED = (Kind.NEW, Kind.GONE, Kind.WIDENED, Kind.NARROWED)
+CHANGED = (NEW, GONE, WIDENED, NARROWED)
 """Kinds whose pieces are numbered in the picture."""
 
 
@@ -27,7 +37,7 @@ def change_picture(image: np.ndarray, comparison: Comparison) -> np.ndarray:
     Returns:
         RGB, shape (H', W, 3), uint8, H' being H and some rows more for the legend.
     """
-    as_classes = np.array([0, *(_CLASS_OF[kind] for kind in Kind)], np.uint8)
+    as_classes = np.array([0, *(_CLASS_OF[kind] for kind in KINDS)], np.uint8)
     picture = Image.fromarray(overlay(image, as_classes[comparison.kinds]))
     height, width = image.shape[:2]
     size = max(10, max(height, width) // 60)
@@ -47,8 +57,8 @@ def _legend(
     counts = Counter(change.kind for change in comparison.changes)
     gap, line = size // 2, 2 * size
     entries, x, y = [], gap, gap
-    for kind in Kind:
-        text = f'{kind.name.lower()} ({counts[kind]})'
+    for kind in KINDS:
+        text = f'{KIND_NAMES[kind]} ({counts[kind]})'
         needed = round(size + gap + font.getlength(text) + 2 * gap)
         if x + needed > width and x > gap:
             x, y = gap, y + line

@@ -6,7 +6,6 @@ have none of the other date beside them are new or gone; along the others the wi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import NamedTuple
 
 import cv2
@@ -27,23 +26,17 @@ _SMOOTHING = 200
 """Rounds of averaging the change of width: a Gaussian of 10 px standard deviation along the crack."""
 
 
-class Kind(IntEnum):
-    """What has become of a piece of a crack; a label map of these has 0 for the background."""
+NEW, GONE, WIDENED, NARROWED, UNCHANGED, OUTSIDE = KINDS = range(1, 7)
+"""What has become of a piece of a crack; ``OUTSIDE`` is where the other photograph does not reach."""
 
-    NEW = 1
-    GONE = 2
-    WIDENED = 3
-    NARROWED = 4
-    UNCHANGED = 5
-    OUTSIDE = 6
-    """Where the other photograph does not reach, which cannot be compared."""
+KIND_NAMES = dict(zip(KINDS, ('new', 'gone', 'widened', 'narrowed', 'unchanged', 'outside'), strict=True))
 
 
 class Change(NamedTuple):
     """A piece of a crack, in pixels of the second photograph.
 
     Attributes:
-        kind: What has become of it.
+        kind: What has become of it: one of ``KINDS``.
         label: Its class, from 1.
         before: Number of the crack in the first photograph, from 1, as ``find_cracks`` has them; None if it was not
             there.
@@ -56,7 +49,7 @@ class Change(NamedTuple):
             corner is (0, 0).
     """
 
-    kind: Kind
+    kind: int
     label: int
     before: int | None
     after: int | None
@@ -79,7 +72,7 @@ class Comparison(NamedTuple):
 
     Attributes:
         changes: New ones first, then gone, widened, narrowed, unchanged and outside; the longest of each first.
-        kinds: What each pixel of a crack in the second photograph is part of, and of what is gone, as :class:`Kind`;
+        kinds: What each pixel of a crack in the second photograph is part of, and of what is gone, one of ``KINDS``;
             0 for the background, shape (H', W'), uint8.
     """
 
@@ -142,15 +135,15 @@ def compare(before: np.ndarray, after: np.ndarray, registration: Registration) -
         pair_after = _pair(second, first, _is_within(back, before.shape, tolerance), tolerance)
         pair_before = _pair(first, second, _is_within(first.places, after.shape, tolerance), tolerance)
         compared = _compare_widths(second, first, pair_after)
-        missing = np.where(pair_before.is_seen, Kind.GONE, Kind.OUTSIDE)
-        missing[pair_before.has] = Kind.UNCHANGED
+        missing = np.where(pair_before.is_seen, GONE, OUTSIDE)
+        missing[pair_before.has] = UNCHANGED
         changes += _pieces(second, compared, label, first, pair_after.nearest)
-        changes += [piece for piece in _pieces(first, missing, label) if piece.kind != Kind.UNCHANGED]
+        changes += [piece for piece in _pieces(first, missing, label) if piece.kind != UNCHANGED]
         _paint(kinds, cracks_after, second, compared)
         _paint(kinds_before, cracks_before, unmapped, missing)
     size = (after.shape[1], after.shape[0])
-    gone = cv2.warpPerspective(kinds_before, registration.matrix, size, flags=cv2.INTER_NEAREST) == Kind.GONE
-    kinds[gone & (kinds == 0)] = Kind.GONE
+    gone = cv2.warpPerspective(kinds_before, registration.matrix, size, flags=cv2.INTER_NEAREST) == GONE
+    kinds[gone & (kinds == 0)] = GONE
     return Comparison(sorted(changes, key=lambda each: (each.kind, -each.length)), kinds)
 
 
@@ -209,6 +202,8 @@ class _Pair(NamedTuple):
 
 
 def _pair(lines: _Lines, others: _Lines, is_seen: np.ndarray, tolerance: float) -> _Pair:
+    limits = np.full(len(is_seen), MIN_LENGTH)
+    is_seen = is_seen | _short(lines, ~is_seen, limits, is_seen)
     if not len(others.places) or not len(lines.places):
         none = np.zeros(len(lines.places), int)
         return _Pair(none, none > 0, is_seen)
@@ -218,7 +213,7 @@ def _pair(lines: _Lines, others: _Lines, is_seen: np.ndarray, tolerance: float) 
     is_line = np.diff(lines.graph.indptr) <= 2
     # The first pixels of a new branch lie in the old crack that it comes from.
     has &= ~_short(lines, has & is_line, reach + 1, ~has & is_seen)
-    has |= _short(lines, ~has & is_seen, np.full(len(has), MIN_LENGTH), has)
+    has |= _short(lines, ~has & is_seen, limits, has)
     return _Pair(nearest, has, is_seen)
 
 
@@ -254,20 +249,20 @@ def _short(lines: _Lines, chosen: np.ndarray, limits: np.ndarray, beside: np.nda
 
 def _compare_widths(lines: _Lines, others: _Lines, pair: _Pair) -> np.ndarray:
     """The kind of each node of the second photograph."""
-    kinds = np.where(pair.is_seen, Kind.NEW, Kind.OUTSIDE)
+    kinds = np.where(pair.is_seen, NEW, OUTSIDE)
     if not pair.has.any():
         return kinds
-    kinds[pair.has] = Kind.UNCHANGED
+    kinds[pair.has] = UNCHANGED
     change, uncertainty = _change(lines, others, pair.nearest)
     smooth = _smoothed(lines, change, pair.has)
-    for kind, sign in ((Kind.WIDENED, 1), (Kind.NARROWED, -1)):
+    for kind, sign in ((WIDENED, 1), (NARROWED, -1)):
         kinds[pair.has & (sign * smooth > uncertainty)] = kind
         limits = np.full(len(kinds), MIN_LENGTH)
-        kinds[_short(lines, kinds == kind, limits, kinds == Kind.UNCHANGED)] = Kind.UNCHANGED
-        kinds[_short(lines, kinds == Kind.UNCHANGED, limits, kinds == kind)] = kind
+        kinds[_short(lines, kinds == kind, limits, kinds == UNCHANGED)] = UNCHANGED
+        kinds[_short(lines, kinds == UNCHANGED, limits, kinds == kind)] = kind
         count, piece = _components(lines, kinds)
         total = np.bincount(piece, (sign * change - uncertainty) * lines.shares, minlength=count)
-        kinds[(kinds == kind) & (total <= 0)[piece]] = Kind.UNCHANGED
+        kinds[(kinds == kind) & (total <= 0)[piece]] = UNCHANGED
     return kinds
 
 
@@ -282,7 +277,7 @@ def _smoothed(lines: _Lines, values: np.ndarray, has: np.ndarray) -> np.ndarray:
     graph = keep @ graph @ keep
     degrees = graph.sum(axis=1)
     # At most 1, so that nodes where many lines meet do not swing.
-    share = min(0.25, 1 / max(float(degrees.max()), 1.0))
+    share = min(0.25, 1 / max(float(degrees.max(initial=0)), 1.0))
     for _ in range(_SMOOTHING):
         values = values + share * (graph @ values - degrees * values)
     return values
@@ -293,40 +288,48 @@ def _pieces(
 ) -> list[Change]:
     """Rows of the connected nodes of one kind; without the lines of the first date, these are of it."""
     count, piece = _components(lines, kinds)
-    shares = lines.shares
+    weights = lines.shares
+    totals = np.bincount(piece, weights, minlength=count)
+
+    def means(values: np.ndarray) -> list[float]:
+        return (np.bincount(piece, values * weights, minlength=count) / np.maximum(totals, 1e-9)).tolist()
+
+    widths, errors, widths_before, errors_both = means(lines.widths), means(lines.errors), [], []
+    # Where there is nothing to compare, a piece is shown at its widest place.
+    ranks = lines.widths
+    cracks_before = np.zeros(len(kinds), int)
+    if others is not None and nearest is not None and len(others.places):
+        change, uncertainty = _change(lines, others, nearest)
+        widths_before, errors_both = means(others.widths[nearest]), means(uncertainty)
+        cracks_before = others.cracks[nearest]
+        compared = (kinds == WIDENED) | (kinds == NARROWED) | (kinds == UNCHANGED)
+        ranks = np.where(compared, np.abs(_smoothed(lines, change, compared)), ranks)
     changes = []
-    for nodes in np.split(np.argsort(piece, kind='stable'), np.cumsum(np.bincount(piece, minlength=count))[:-1]):
+    for number, nodes in enumerate(np.split(np.argsort(piece, kind='stable'), np.cumsum(np.bincount(piece))[:-1])):
         if not len(nodes):
             continue
-        kind = Kind(int(kinds[nodes[0]]))
-        crack, weights = int(lines.cracks[nodes[0]]), shares[nodes]
-        own, error = (float(np.average(each[nodes], weights=weights)) for each in (lines.widths, lines.errors))
-        place = lines.places[nodes[np.argmax(lines.widths[nodes])]]
-        missing = None if kind == Kind.OUTSIDE else 0.0
+        kind, crack, own, error = int(kinds[nodes[0]]), int(lines.cracks[nodes[0]]), widths[number], errors[number]
+        missing = None if kind == OUTSIDE else 0.0
         before: int | None = None
         after: int | None = crack
         width_before: float | None = missing
         width_after: float | None = own
         if others is None:
             before, after, width_before, width_after = crack, None, own, missing
-        elif nearest is not None and kind not in (Kind.NEW, Kind.OUTSIDE):
-            partners = nearest[nodes]
-            difference, errors = _change(lines, others, nearest)
-            before = int(np.bincount(others.cracks[partners]).argmax())
-            width_before = float(np.average(others.widths[partners], weights=weights))
-            error = float(np.average(errors[nodes], weights=weights))
-            place = lines.places[nodes[np.argmax(np.abs(_smoothed(lines, difference, kinds == kind)[nodes]))]]
-        x, y = place.tolist()
-        changes.append(
-            Change(kind, label, before, after, float(weights.sum()), width_before, width_after, error, (x, y))
-        )
+        elif kind not in (NEW, OUTSIDE):
+            before = int(np.bincount(cracks_before[nodes]).argmax())
+            width_before, error = widths_before[number], errors_both[number]
+        x, y = lines.places[nodes[np.argmax(ranks[nodes])]].tolist()
+        length = float(totals[number])
+        changes.append(Change(kind, label, before, after, length, width_before, width_after, error, (x, y)))
     return changes
 
 
 def _paint(kinds: np.ndarray, cracks: Sequence[Crack], lines: _Lines, of_nodes: np.ndarray) -> None:
     """Give each pixel of the cracks the kind of the nearest node of its crack."""
-    for number in np.unique(lines.cracks).tolist():
-        own = np.flatnonzero(lines.cracks == number)
-        pixels = cracks[number - 1].pixels()
-        nearest = cKDTree(lines.places[own]).query(pixels[:, ::-1] + 0.5)[1]
-        kinds[pixels[:, 0], pixels[:, 1]] = of_nodes[own[nearest]]
+    order = np.argsort(lines.cracks, kind='stable')
+    for own in np.split(order, np.flatnonzero(np.diff(lines.cracks[order])) + 1):
+        if len(own):
+            pixels = cracks[lines.cracks[own[0]] - 1].pixels()
+            nearest = cKDTree(lines.places[own]).query(pixels[:, ::-1] + 0.5)[1]
+            kinds[pixels[:, 0], pixels[:, 1]] = of_nodes[own[nearest]]

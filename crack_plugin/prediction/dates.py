@@ -10,7 +10,7 @@ from crack_plugin.datasets.masks import read_mask
 from crack_plugin.datasets.photographs import read_photograph
 from crack_plugin.errors import CrackPluginError
 from crack_plugin.inspection.change_picture import change_picture
-from crack_plugin.inspection.changes import Change, Comparison, Kind, compare
+from crack_plugin.inspection.changes import KIND_NAMES, Change, Comparison, compare
 from crack_plugin.inspection.registration import Registration, register
 from crack_plugin.inspection.scale import Scales
 from crack_plugin.prediction.output import write_image
@@ -108,7 +108,7 @@ def _cells(number: int, change: Change, class_names: Sequence[str], unit: str, s
     sizes = (change.length, change.width_before, change.width_after, change.change, change.uncertainty)
     return [
         number,
-        change.kind.name.lower(),
+        KIND_NAMES[change.kind],
         class_names[change.label - 1],
         '' if change.before is None else change.before,
         '' if change.after is None else change.after,
@@ -127,7 +127,7 @@ def _registered(registration: Registration) -> str:
 
 def _summary(comparison: Comparison, unit: str, scale: float) -> list[str]:
     lines = []
-    for kind in Kind:
+    for kind, name in KIND_NAMES.items():
         lengths = [change.length * scale for change in comparison.changes if change.kind == kind]
-        lines.append(f'{kind.name.lower()}: {len(lengths):,}, {sum(lengths):,.1f} {unit} long in all')
+        lines.append(f'{name}: {len(lengths):,}, {sum(lengths):,.1f} {unit} long in all')
     return lines

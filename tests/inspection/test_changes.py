@@ -7,7 +7,17 @@ import pytest
 from two_dates import Cracks, camera, masks, moved_points, scale_at
 
 from crack_plugin.inspection.change_picture import COLORS, change_picture
-from crack_plugin.inspection.changes import Change, Comparison, Kind, compare
+from crack_plugin.inspection.changes import (
+    GONE,
+    NARROWED,
+    NEW,
+    OUTSIDE,
+    UNCHANGED,
+    WIDENED,
+    Change,
+    Comparison,
+    compare,
+)
 from crack_plugin.inspection.registration import Registration
 
 SHAPE = (360, 460)
@@ -43,7 +53,7 @@ def _ends(points: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(points[:-1], float), np.array(points[1:], float)
 
 
-def only(changes: list[Change], kind: Kind) -> Change:
+def only(changes: list[Change], kind: int) -> Change:
     (found,) = (change for change in changes if change.kind == kind)
     return found
 
@@ -56,9 +66,9 @@ def compared(name: str) -> Comparison:
 @pytest.mark.parametrize('name', CAMERAS)
 def test_changes_are_those_drawn_within_a_pixel(name: str) -> None:
     matrix, changes = CAMERAS[name], compared(name).changes
-    assert [change.kind for change in changes] == [Kind.NEW] * 2 + [Kind.GONE, Kind.WIDENED] + [Kind.UNCHANGED] * 2
+    assert [change.kind for change in changes] == [NEW] * 2 + [GONE, WIDENED] + [UNCHANGED] * 2
     new, grown = changes[:2]
-    gone, widened = only(changes, Kind.GONE), only(changes, Kind.WIDENED)
+    gone, widened = only(changes, GONE), only(changes, WIDENED)
     same, old = changes[4:]
 
     def size(crack: str, cracks: Cracks = AFTER) -> tuple[float, float]:
@@ -85,14 +95,14 @@ def test_crack_that_widened_in_part_has_a_row_for_the_part_and_its_place() -> No
     # 80 px of it, in the middle.
     part = ([(104, 184), (106.2, 263)], 7.2)
     changes = compare(*masks({'a': whole}, {'a': whole, 'b': part}, np.eye(3), SHAPE), registered(np.eye(3))).changes
-    widened = only(changes, Kind.WIDENED)
+    widened = only(changes, WIDENED)
     assert widened.length == pytest.approx(79 + 7.2, abs=8)
     assert widened.change == pytest.approx(4, abs=1)
     assert 190 < widened.place[0] < 260 and 95 < widened.place[1] < 115
-    assert [change.kind for change in changes] == [Kind.WIDENED, Kind.UNCHANGED, Kind.UNCHANGED]
+    assert [change.kind for change in changes] == [WIDENED, UNCHANGED, UNCHANGED]
     assert sum(change.length for change in changes) == pytest.approx(np.hypot(10, 360) + 3.2, abs=1)
     backwards = compare(*masks({'a': whole, 'b': part}, {'a': whole}, np.eye(3), SHAPE), registered(np.eye(3))).changes
-    assert only(backwards, Kind.NARROWED).change == pytest.approx(-4, abs=1)
+    assert only(backwards, NARROWED).change == pytest.approx(-4, abs=1)
 
 
 def test_branch_is_new_from_the_crack_that_it_leaves() -> None:
@@ -100,7 +110,7 @@ def test_branch_is_new_from_the_crack_that_it_leaves() -> None:
     branch = ([(102, 220), (250, 300)], 3.2)
     changes = compare(*masks({'a': old}, {'a': old, 'b': branch}, np.eye(3), SHAPE), registered(np.eye(3))).changes
     new, unchanged = changes
-    assert (new.kind, unchanged.kind) == (Kind.NEW, Kind.UNCHANGED)
+    assert (new.kind, unchanged.kind) == (NEW, UNCHANGED)
     # From the side of the old crack to the tip.
     assert new.length == pytest.approx(np.hypot(148, 80) - 5.2 / 2 + 3.2 / 2, abs=2)
     assert unchanged.length == pytest.approx(365, abs=2)
@@ -112,7 +122,7 @@ def test_what_the_other_photograph_does_not_show_is_neither_new_nor_gone() -> No
     crack = ([(100, 40), (110, 440)], 4.2)
     first, second = masks({'a': crack}, {'a': ([(100, 40), (113, 560)], 4.2)}, matrix, SHAPE)
     changes = compare(first, second, registered(matrix)).changes
-    assert [change.kind for change in changes] == [Kind.NEW, Kind.UNCHANGED, Kind.OUTSIDE, Kind.OUTSIDE]
+    assert [change.kind for change in changes] == [NEW, UNCHANGED, OUTSIDE, OUTSIDE]
     new, same, *outside = changes
     # The first photograph ends at 460.
     assert new.length == pytest.approx(16, abs=4)
@@ -127,7 +137,7 @@ def test_doubtful_registration_and_gaps_make_no_changes() -> None:
     first, second = masks(crack, crack, np.eye(3), SHAPE)
     first[:, 200:206] = 0
     changes = compare(first, np.roll(second, 2, axis=0), registered(np.eye(3), residual=0.8)).changes
-    assert [change.kind for change in changes] == [Kind.UNCHANGED]
+    assert [change.kind for change in changes] == [UNCHANGED]
 
 
 @pytest.mark.parametrize('which', [0, 1])
@@ -135,23 +145,23 @@ def test_empty_masks(which: int) -> None:
     mask = masks({'a': BEFORE['same']}, {}, np.eye(3), SHAPE)[0]
     given = [np.zeros_like(mask) if number == which else mask for number in (0, 1)]
     kinds = {change.kind for change in compare(*given, registered(np.eye(3))).changes}
-    assert kinds == {(Kind.NEW, Kind.GONE)[which]}
+    assert kinds == {(NEW, GONE)[which]}
     assert compare(given[which], given[which], registered(np.eye(3))).changes == []
 
 
 def test_classes_are_compared_apart() -> None:
     mask = masks({'a': BEFORE['same']}, {}, np.eye(3), SHAPE)[0]
     changes = compare(mask, 2 * mask, registered(np.eye(3))).changes
-    assert [(change.kind, change.label) for change in changes] == [(Kind.NEW, 2), (Kind.GONE, 1)]
+    assert [(change.kind, change.label) for change in changes] == [(NEW, 2), (GONE, 1)]
 
 
 def test_picture_has_each_kind_in_its_colour_and_a_legend() -> None:
     comparison = compared('shift, turn and scale')
     second = masks({}, AFTER, CAMERAS['shift, turn and scale'], SHAPE)[1]
-    assert ((comparison.kinds > 0) & (comparison.kinds != Kind.GONE) == (second > 0)).all()
+    assert ((comparison.kinds > 0) & (comparison.kinds != GONE) == (second > 0)).all()
     picture = change_picture(np.zeros((*SHAPE, 3), np.uint8), comparison)
     assert picture.shape[1] == SHAPE[1] and len(picture) > SHAPE[0]
-    for kind in (Kind.NEW, Kind.GONE, Kind.WIDENED, Kind.UNCHANGED):
+    for kind in (NEW, GONE, WIDENED, UNCHANGED):
         color = np.array([int(COLORS[kind][place : place + 2], 16) for place in (1, 3, 5)])
         painted = picture[: SHAPE[0]][comparison.kinds == kind]
         # 0.6 of it on black, but for what the numbers hide.
