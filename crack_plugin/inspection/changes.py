@@ -132,8 +132,8 @@ def compare(before: np.ndarray, after: np.ndarray, registration: Registration) -
         first, second = _mapped(unmapped, registration.matrix), _lines(cracks_after, label, after.shape)
         back = map_places(np.linalg.inv(registration.matrix), second.places - 0.5) + 0.5
         tolerance = 1 + 2 * registration.residual
-        pair_after = _pair(second, first, _is_within(back, before.shape, tolerance), tolerance)
-        pair_before = _pair(first, second, _is_within(first.places, after.shape, tolerance), tolerance)
+        pair_after = _pair(second, first, _view(back, before == label, tolerance), tolerance)
+        pair_before = _pair(first, second, _view(first.places, after == label, tolerance), tolerance)
         compared = _compare_widths(second, first, pair_after)
         missing = np.where(pair_before.is_seen, GONE, OUTSIDE)
         missing[pair_before.has] = UNCHANGED
@@ -183,8 +183,20 @@ def _mapped(lines: _Lines, matrix: np.ndarray) -> _Lines:
     return _Lines(places, lines.edges, lines.widths * stretch, lines.errors * stretch, lines.cracks)
 
 
-def _is_within(places: np.ndarray, shape: tuple[int, int], margin: float) -> np.ndarray:
-    return np.all((places >= margin) & (places <= np.array(shape[::-1]) - margin), axis=1)
+class _View(NamedTuple):
+    """What the other photograph has at the nodes: whether it shows the place, and whether that is crack there."""
+
+    is_seen: np.ndarray
+    is_crack: np.ndarray
+
+
+def _view(places: np.ndarray, mask: np.ndarray, margin: float) -> _View:
+    size = np.array(mask.shape[::-1])
+    is_seen = np.all((places >= margin) & (places <= size - margin), axis=1)
+    is_crack = np.all((places >= 0) & (places < size), axis=1)
+    columns, rows = np.floor(places[is_crack]).astype(int).T
+    is_crack[is_crack] = mask[rows, columns]
+    return _View(is_seen, is_crack)
 
 
 class _Pair(NamedTuple):
@@ -201,15 +213,16 @@ class _Pair(NamedTuple):
     is_seen: np.ndarray
 
 
-def _pair(lines: _Lines, others: _Lines, is_seen: np.ndarray, tolerance: float) -> _Pair:
-    limits = np.full(len(is_seen), MIN_LENGTH)
-    is_seen = is_seen | _short(lines, ~is_seen, limits, is_seen)
+def _pair(lines: _Lines, others: _Lines, view: _View, tolerance: float) -> _Pair:
+    limits = np.full(len(lines.places), MIN_LENGTH)
+    is_seen = view.is_seen | _short(lines, ~view.is_seen, limits, view.is_seen)
     if not len(others.places) or not len(lines.places):
         none = np.zeros(len(lines.places), int)
         return _Pair(none, none > 0, is_seen)
     distances, nearest = cKDTree(others.places).query(lines.places)
     reach = tolerance + np.maximum(lines.widths, others.widths[nearest]) / 2
-    has = (distances <= reach) & ~_is_beyond_tip(lines.places, others, nearest)
+    # Where another crack has come close, the centreline of both is elsewhere.
+    has = view.is_crack | ((distances <= reach) & ~_is_beyond_tip(lines.places, others, nearest))
     is_line = np.diff(lines.graph.indptr) <= 2
     # The first pixels of a new branch lie in the old crack that it comes from.
     has &= ~_short(lines, has & is_line, reach + 1, ~has & is_seen)
