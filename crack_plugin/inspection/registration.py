@@ -16,6 +16,9 @@ from crack_plugin.errors import CrackPluginError
 WORKING_SIDE = 1600
 """Longer side in pixels at which larger photographs are registered."""
 
+LARGEST_SIDE = 32767
+"""Pixels that ``cv2.warpPerspective`` takes at most."""
+
 _RATIO = 0.8
 """Of the distances to the nearest and the second descriptor; Lowe, section 7.1."""
 _RANSAC_DISTANCE = 3.0
@@ -70,8 +73,13 @@ def register(
         names: Of the two, for the errors.
 
     Raises:
-        RegistrationError: A photograph has no texture, or the fit is refused.
+        RegistrationError: A photograph has no texture or is too large, or the fit is refused.
     """
+    for image, name in zip((before, after), names, strict=True):
+        if max(image.shape) > LARGEST_SIDE:
+            raise RegistrationError(
+                f'{name} has a side of more than {LARGEST_SIDE:,} pixels. Cut both photographs to parts that fit.'
+            )
     (small_before, to_before), (small_after, to_after) = (_grey(image) for image in (before, after))
     sources, targets = _matches(small_before, small_after, names)
     matrix, inliers = _from_features(sources, targets)

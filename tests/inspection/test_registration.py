@@ -61,14 +61,15 @@ def test_derivatives_are_those_of_small_steps() -> None:
         # A corner in common with the first, and nothing else.
         (seen(texture(SHAPE), camera(0, 1, (250, 180)), SHAPE), 'features agree|share only'),
         (texture(SHAPE)[:8, :8], r'^b\.jpg has too little texture'),
+        (np.zeros((2, 32768, 3), np.uint8), r'^b\.jpg has a side of more than 32,767 pixels'),
     ],
-    ids=['another place', 'blank', 'corner', 'tiny'],
+    ids=['another place', 'blank', 'corner', 'tiny', 'huge'],
 )
 def test_what_does_not_fit_is_refused_by_name(after: np.ndarray, reason: str) -> None:
     with pytest.raises(RegistrationError, match=reason) as info:
         register(texture(SHAPE), after, ('a.jpg', 'b.jpg'))
     assert 'b.jpg' in str(info.value)
-    assert 'Take' in str(info.value)
+    assert 'Take' in str(info.value) or 'Cut' in str(info.value)
 
 
 def test_features_in_a_corner_and_bad_residuals_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
