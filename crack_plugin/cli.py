@@ -5,7 +5,7 @@ import os
 import re
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from crack_plugin import machine_faults
 from crack_plugin.config_options import KeyValueAction, merge_options
-from crack_plugin.cpu_processes import distribute_on_cpu
+from crack_plugin.cpu_processes import distribute_on_cpu, launcher_variables
 from crack_plugin.errors import CrackPluginError, ToolError, message
 
 ADAPTER_HELP = 'PEFT adapter: a folder, or a hub id (owner/name, owner/name@revision)'
@@ -52,6 +52,54 @@ def checkpoint_file(path: str) -> str:
     return path
 
 
+def whole_number(least: int) -> Callable[[str], int]:
+    """Argparse type: a whole number of at least ``least``."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f'{text} is no whole number from {least} on')
+        return int(text)
+
+    return parse
+
+
+def positive_number(text: str) -> float:
+    """Argparse type: a finite number above 0."""
+    value = float(text)
+    if not 0 < value < float('inf'):
+        raise argparse.ArgumentTypeError(f'{text} is no number above 0')
+    return value
+
+
+def add_launcher(parser: argparse.ArgumentParser, default: str = 'none') -> None:
+    """Add ``--launcher``, named and meant as in MMSegmentation's tools."""
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default=default, help='how processes were started'
+    )
+
+
+def join_processes(launcher: str) -> None:
+    """Connect this process with the others that ``launcher`` has started, through gloo; a GPU each, if there are any.
+
+    For work that is shared once and needs no gradients: nothing but a few objects travels.
+
+    Raises:
+        ToolError: The launcher has not started this process.
+    """
+    from mmengine.device import get_device
+    from mmengine.dist import init_dist
+
+    if launcher == 'none':
+        return
+    # The first to be done waits for the last.
+    options = {'backend': 'gloo', 'timeout': 30 * 24 * 3600}
+    if get_device() == 'cpu':
+        distribute_on_cpu(Config({'launcher': launcher, 'env_cfg': {'dist_cfg': options}}))
+    else:
+        launcher_variables(launcher)
+        init_dist(launcher, **options)
+
+
 def add_cfg_options(parser: argparse.ArgumentParser, example: str = '') -> None:
     """Add ``--cfg-options``, with an example for its help."""
     parser.add_argument(
@@ -77,9 +125,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help='override config values, e.g. train_dataloader.batch_size=2 model.prompts="[thin crack, spalling]"; '
         'quote values with brackets or blanks',
     )
-    parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='how processes were started'
-    )
+    add_launcher(parser)
     parser.add_argument(
         '--local_rank', '--local-rank', type=int, default=0, help='set by torch.distributed.launch, not by hand'
     )

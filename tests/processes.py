@@ -29,7 +29,7 @@ def start(
     """Run ``tools/<tool>.py``.
 
     Args:
-        tool: 'train' or 'test'.
+        tool: 'train', 'test' or 'predict'.
         *arguments: Its command line.
         log: File that gets what the process prints.
         prepare: Called in the process first, to break something there.
@@ -58,7 +58,7 @@ def run(tool: str, *arguments: str | Path, log: Path, code: int = 0, **options: 
 
 
 def run_ranks(tool: str, *arguments: str | Path, log: Path, code: int = 0, **options: object) -> str:
-    """Run two processes that train or test together, as torchrun would start them; what both printed."""
+    """Run two processes that work together, as torchrun would start them; what both printed."""
     command = [*arguments, '--launcher', 'pytorch', '--cfg-options', 'env_cfg.dist_cfg.backend=gloo']
     where = {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(free_port())}
     logs = [log.with_suffix(f'.{rank}') for rank in range(2)]
@@ -93,4 +93,5 @@ def _run(
     sys.path.insert(0, str(TOOLS))
     if prepare is not None:
         prepare(*prepare_with)
-    getattr(load_script(TOOLS / f'{tool}.py'), tool)(argv)
+    script = load_script(TOOLS / f'{tool}.py')
+    (vars(script).get(tool) or script.main)(argv)

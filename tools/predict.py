@@ -17,8 +17,10 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import is_main_process
+from torch.distributed import is_torchelastic_launched
 
-from crack_plugin.cli import ADAPTER_HELP, KeyValueAction, config_file, merge_options, readable_errors
+from crack_plugin import cli
 from crack_plugin.inspection.scale import ScaleError
 from crack_plugin.inspection.severity import SeverityError
 from crack_plugin.models import adapters, portable
@@ -26,25 +28,33 @@ from crack_plugin.prediction import Predictor
 from crack_plugin.prediction.cracks import make_all, recorded
 from crack_plugin.prediction.measurements import measure_all, summaries
 from crack_plugin.prediction.options import add_result_arguments, wanted_of
-from crack_plugin.prediction.output import check_names, merge_adapters, predict_all
-from crack_plugin.prediction.predictor import has_prompts
-from crack_plugin.prediction.settings import OutputError, check_settings, prediction_settings, write_settings
+from crack_plugin.prediction.output import check_names, merge_adapters, predict_all, rows_done
+from crack_plugin.prediction.pipeline import WORKERS
+from crack_plugin.prediction.settings import (
+    OptionError,
+    OutputError,
+    apply_options,
+    check_settings,
+    prediction_settings,
+    write_settings,
+)
 from crack_plugin.prediction.sources import SourceError, find_sources, unread_line
-from crack_plugin.prediction.tables import TABLE, read_table
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line ``argv`` (None: the process's)."""
     parser = _build_parser()
     args = parser.parse_args(argv)
-    with readable_errors(parser):
+    with cli.readable_errors(parser):
+        cli.join_processes(args.launcher)
         try:
             unread = _run(parser, args)
-        except (OutputError, ScaleError, SeverityError, SourceError) as error:
+        except (OptionError, OutputError, ScaleError, SeverityError, SourceError) as error:
             parser.error(str(error))
-    print(f'Results in {args.out}')
+    if is_main_process():
+        print(f'Results in {args.out}')
     if unread:
-        parser.exit(1, f'{parser.prog}: error: {unread}\n')
+        parser.exit(1, f'{parser.prog}: error: {unread}\n' if is_main_process() else None)
 
 
 def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str | None:
@@ -53,24 +63,26 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str | Non
     cfg = _load_config(parser, args)
     settings = prediction_settings(cfg, args.checkpoint, args.adapter, args.merge)
     sources, unread = find_sources(args.images, args.out)
-    lines = [unread_line(suffix, files) for suffix, files in unread.items()]
-    for line in lines:
-        print(line)
+    lines, first = [unread_line(suffix, files) for suffix, files in unread.items()], is_main_process()
+    if first and lines:
+        print('\n'.join(lines))
     if not args.overwrite:
         check_settings(args.out, settings)
     predictor = Predictor(cfg, args.checkpoint, device=args.device, prompts=args.prompt)
-    done = {} if args.overwrite else read_table(args.out / TABLE, len(predictor.class_names))
+    done = rows_done(args.out, len(predictor.class_names), args.overwrite)
     check_names(sources, done)
     wanted.check(sources, done)
     if wanted.records:
         done = recorded(done, args.out)
-    if args.merge:
-        print(merge_adapters(predictor, sources))
-    write_settings(args.out, settings)
-    failures = predict_all(sources, predictor, args.out, done, wanted.records)
-    if wanted.measure:
+    merged = merge_adapters(predictor, sources) if args.merge else None
+    if first and merged:
+        print(merged)
+    if first:
+        write_settings(args.out, settings)
+    failures = predict_all(sources, predictor, args.out, done, wanted.records, args.workers, args.batch_size)
+    if wanted.measure and first:
         print('\n'.join(summaries(measure_all(args.out, predictor.class_names, wanted.scales))))
-    if wanted.records:
+    if wanted.records and first:
         print('\n'.join(make_all(args.out, predictor.class_names, wanted, args.overwrite)))
     count = len(failures) + sum(map(len, unread.values()))
     return '\n  '.join([f'{count} files could not be read, the others are done:', *failures, *lines]) if count else None
@@ -79,10 +91,12 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str | Non
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('images', nargs='+', help='image files, folders, quoted patterns, videos')
-    parser.add_argument('--config', type=config_file, help="config file; may be left out with a pushed --adapter's own")
+    parser.add_argument(
+        '--config', type=cli.config_file, help="config file; may be left out with a pushed --adapter's own"
+    )
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument('--checkpoint', type=_existing_file, help='checkpoint file (.pth)')
-    weights.add_argument('--adapter', metavar='DIR_OR_HUB_ID', help=ADAPTER_HELP)
+    weights.add_argument('--adapter', metavar='DIR_OR_HUB_ID', help=cli.ADAPTER_HELP)
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder to write to')
     parser.add_argument(
         '--prompt', nargs='+', metavar='TEXT', help="prompts in place of the config's, one for each class; quote blanks"
@@ -99,15 +113,16 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     add_result_arguments(parser)
     parser.add_argument(
-        '--merge',
-        action='store_true',
-        help='merge the adapters of a model in low precision, for less memory and time, and print what that changes',
+        '--merge', action='store_true', help='merge low-precision adapters, and print what that changes'
     )
+    parser.add_argument(
+        '--workers', type=cli.whole_number(0), default=WORKERS, metavar='N', help='threads for the files'
+    )
+    parser.add_argument('--batch-size', type=cli.whole_number(1), default=1, metavar='N', help='images in one forward')
+    cli.add_launcher(parser, 'pytorch' if is_torchelastic_launched() else 'none')
     parser.add_argument('--device', default=get_device(), help='default: %(default)s')
     parser.add_argument('--overwrite', action='store_true', help='predict everything again and begin a new table')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=KeyValueAction, metavar='KEY=VALUE', help='override config values'
-    )
+    cli.add_cfg_options(parser)
     return parser
 
 
@@ -125,21 +140,9 @@ def _load_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> C
         folder = adapters.fetch(args.adapter) if args.config else portable.find(args.adapter)
         args.adapter = str(folder)
     cfg = Config.fromfile(args.config) if args.config else portable.read_config(folder)
-    merge_options(cfg, args.cfg_options)
+    cli.merge_options(cfg, args.cfg_options)
     given = {'prompts': args.prompt, 'threshold': args.threshold, 'adapter': args.adapter}
-    given = {name: value for name, value in given.items() if value is not None}
-    if (given or args.merge) and not has_prompts(cfg):
-        parser.error(
-            f'--prompt, --threshold, --adapter and --merge are for SAM3TextLoRA; {args.config} has {cfg.model.type}'
-        )
-    if args.merge and args.adapter is None and cfg.model.get('adapter') is None and cfg.model.get('lora', 1) is None:
-        parser.error(f'--merge: the model of {args.config} has no adapters (lora=None). Leave --merge out.')
-    cfg.model.update(given)
-    if args.slide:
-        crop, stride = args.slide
-        if not 0 < stride <= crop:
-            parser.error(f'--slide {crop} {stride}: wanted are 0 < STRIDE <= CROP, or pixels are left out')
-        cfg.model.test_cfg = {'mode': 'slide', 'crop_size': (crop, crop), 'stride': (stride, stride)}
+    apply_options(cfg, given, args.merge, args.slide)
     return cfg
 
 

@@ -287,10 +287,7 @@ class CrackMetric(IoUMetric):
 
         histograms, losses = None, {}
         if 'seg_logits' in sample:
-            probability = self._foreground_probability(sample['seg_logits']['data'].to(prediction.device))
-            histograms = np.stack(
-                [measures.probability_histogram(probability[c - 1], label == c, valid) for c in classes]
-            )
+            histograms = self._histograms(sample['seg_logits']['data'].to(prediction.device), label, valid)
             if self.image_loss is not None:
                 losses = self.image_loss(sample['seg_logits']['data'], label)
 
@@ -308,6 +305,17 @@ class CrackMetric(IoUMetric):
             np.array(centerline_dice, dtype=np.float64),
             losses,
         )
+
+    def _histograms(self, logits: Tensor, label: Tensor, valid: Tensor) -> np.ndarray:
+        """Histograms by class, shape (K, 2, 100), a few rows at a time."""
+        classes = range(1, len(self._foreground) + 1)
+        rows = max(1, measures.PART_PIXELS // label.shape[1]) if label.device.type == 'cpu' else len(label)
+        total = np.zeros((len(classes), 2, len(measures.THRESHOLDS) + 1), np.int32)
+        for some in zip(logits.split(rows, dim=1), label.split(rows), valid.split(rows), strict=True):
+            probability = self._foreground_probability(some[0])
+            for c in classes:
+                total[c - 1] += measures.probability_histogram(probability[c - 1], some[1] == c, some[2])
+        return total
 
     @staticmethod
     def _foreground_probability(logits: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
+from mmseg.models import SegDataPreProcessor
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from crack_plugin.errors import ConfigError
 from crack_plugin.models.adapters import BASE_HASH, HEAD_FILE, AdapterError, check_base
-from crack_plugin.models.logits import resize, resize_from_square, resize_to_square
+from crack_plugin.models.logits import resize, resize_from_square, resize_raw, resize_to_square
 
 SIZES = ('image', 'square')
 MAX_PIXELS = 1008 * 1008
@@ -141,6 +142,34 @@ def corrections(
     return torch.cat([corrections(head, image, [region], side, *rest) for image, region, *rest in by_image])
 
 
+def correction_of_raw(
+    head: DetailHead,
+    image: Tensor,
+    preprocessor: SegDataPreProcessor,
+    square: Tensor,
+    embeddings: Tensor,
+    coarse: Tensor,
+) -> Tensor:
+    """Correction of the logits of one 8-bit image, of which no more is normalised than the head sees.
+
+    Args:
+        head: With the ``size`` to work at.
+        image: Shape (3, H, W), uint8.
+        preprocessor: Normalises it.
+        square: What the model sees of it, normalised, shape (1, 3, S, S).
+        embeddings, coarse: As for :meth:`DetailHead.forward`.
+
+    Returns:
+        Shape (1, K, H, W), fp32.
+    """
+    size = (image.shape[1], image.shape[2])
+    if head.size == 'square':
+        seen = limited(square, head.max_pixels)
+    else:
+        seen = resize_raw(image, preprocessor, _limited_size(size, head.max_pixels))
+    return resize_from_square(head(seen, embeddings, coarse), [size], size)
+
+
 def head_file(head: DetailHead | None, base_hash: str) -> bytes | None:
     """Content of the file in an adapter's folder: the head's weights, its settings and the hash of the base."""
     if head is None:
@@ -193,11 +222,15 @@ def load_head(head: DetailHead | None, folder: str | Path, base_hash: str) -> No
 
 def limited(images: Tensor, max_pixels: int) -> Tensor:
     """Images of at most about ``max_pixels`` pixels, in their own proportions."""
-    height, width = images.shape[-2:]
+    return resize(images, _limited_size((images.shape[-2], images.shape[-1]), max_pixels))
+
+
+def _limited_size(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
+    height, width = size
     if height * width <= max_pixels:
-        return images
+        return size
     scale = math.sqrt(max_pixels / (height * width))
-    return resize(images, (max(1, round(height * scale)), max(1, round(width * scale))))
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _row_ranges(height: int, width: int) -> list[range]:

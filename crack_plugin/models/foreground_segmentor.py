@@ -1,6 +1,6 @@
 """Predict with a segmentor whose background logit is 0: images of unequal sizes, in windows, by a threshold."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from mmengine.config import ConfigDict
@@ -29,32 +29,60 @@ class ForegroundSegmentor(EncoderDecoder):
     window_progress: Callable[[Sequence[sliding.Windows]], Iterable[sliding.Windows]]
 
     def test_step(self, data: dict) -> SampleList:
-        """Predict a batch from the dataloader, whose images may differ in size; those of one size share a forward."""
+        """Predict a batch from the dataloader, whose images may differ in size.
+
+        Entire 8-bit images are one batch for the network, whatever their sizes; of others, those of one size.
+        """
+        is_raw = all(image.dtype == torch.uint8 for image in data['inputs'])
+        is_padded = bool(getattr(self.data_preprocessor, 'test_cfg', None))
+        if is_raw and not is_padded:
+            return self._predict_windows(data) if self.test_cfg.mode == 'slide' else self._predict_entire(data)
+        return self._by_size(data, super().test_step)
+
+    def _predict_entire(self, data: dict) -> SampleList:
+        """Predict 8-bit images of any sizes."""
+        data = self.data_preprocessor.cast_data(data)
+        images = list(data['inputs'])
+        samples = data.get('data_samples') or [SegDataSample() for _ in images]
+        # One image's logits at a time: the others' labels need less memory than theirs at once.
+        segmented = self.segment_images(images, [sample.metainfo for sample in samples])
+        return [
+            self.postprocess_result(seg_logits, [sample])[0]
+            for seg_logits, sample in zip(segmented, samples, strict=True)
+        ]
+
+    def segment_images(self, images: Sequence[Tensor], metas: Sequence[dict]) -> Iterator[Tensor]:
+        """Segment entire 8-bit images, each of (3, H, W) of its own; its logits (1, K + 1, H, W) when asked for."""
+        for image, meta in zip(images, metas, strict=True):
+            normalised = self.data_preprocessor({'inputs': [image]}, training=False)['inputs']
+            yield self.encode_decode(normalised, [meta])
+
+    def _predict_windows(self, data: dict) -> SampleList:
+        """Predict 8-bit images in windows, each of which is normalised on its own.
+
+        Normalising an entire image takes 12 bytes a pixel, and as much again for each intermediate result.
+        """
+
+        def predict(data: dict) -> SampleList:
+            data = self.data_preprocessor.cast_data(data)
+            images = data['inputs']
+            stacked = images[0][None] if len(images) == 1 else torch.stack(list(images))
+            return self.predict(stacked, data.get('data_samples'))
+
+        return self._by_size(data, predict)
+
+    def _by_size(self, data: dict, predict: Callable[[dict], SampleList]) -> SampleList:
+        """Predict the images of one size together."""
         by_size: dict[torch.Size, list[int]] = {}
         for index, image in enumerate(data['inputs']):
             by_size.setdefault(image.shape, []).append(index)
         if len(by_size) == 1:
-            return self._predict_one_size(data)
+            return predict(data)
         predicted: dict[int, SegDataSample] = {}
         for indices in by_size.values():
             part = {key: [values[i] for i in indices] for key, values in data.items() if values is not None}
-            predicted |= zip(indices, self._predict_one_size(part), strict=True)
+            predicted |= zip(indices, predict(part), strict=True)
         return [predicted[index] for index in range(len(predicted))]
-
-    def _predict_one_size(self, data: dict) -> SampleList:
-        """Predict images of one size; in slide mode, 8-bit images are normalised window by window.
-
-        Normalising an entire image takes 12 bytes a pixel, and as much again for each intermediate result.
-        """
-        preprocessor = self.data_preprocessor
-        images = data['inputs']
-        is_raw = all(image.dtype == torch.uint8 for image in images)
-        if self.test_cfg.mode != 'slide' or not is_raw or getattr(preprocessor, 'test_cfg', None):
-            return super().test_step(data)
-        data = preprocessor.cast_data(data)
-        images = data['inputs']
-        stacked = images[0][None] if len(images) == 1 else torch.stack(list(images))
-        return self.predict(stacked, data.get('data_samples'))
 
     def val_step(self, data: dict) -> SampleList:
         """As :meth:`test_step`."""

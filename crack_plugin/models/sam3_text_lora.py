@@ -1,7 +1,7 @@
 """SAM 3, conditioned on a text prompt and fine-tuned by LoRA, as an MMSegmentation segmentor."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from crack_plugin.models.adapter_precision import lower_precision
 from crack_plugin.models.adapter_weights import base_weights, weight_keys
 from crack_plugin.models.base import PREPROCESSOR, load_base, refuse_full_folder, save_base, shared_base_hash
 from crack_plugin.models.base_files import split_revision
-from crack_plugin.models.detail_head import corrections, head_file, load_head
+from crack_plugin.models.detail_head import correction_of_raw, corrections, head_file, load_head
 from crack_plugin.models.foreground_segmentor import ForegroundSegmentor
 from crack_plugin.models.lora_config import REFERENCE_LORA, AdapterError
 from crack_plugin.models.prefix_cache import PrefixCache, PrefixCacheError, open_cache
@@ -193,14 +193,41 @@ class SAM3TextLoRA(ForegroundSegmentor):
             Shape (N, K, H, W), or (N, K + 1, H, W) with a negative prompt.
         """
         regions = [logits.image_region(inputs, meta) for meta in batch_img_metas]
-        hidden = self._encode_prefix(logits.resize_to_square(inputs, regions, self.image_size))
-        path = (self.model, hidden, self._frozen_depth, *self._encode_prompts(negative))
-        if self.detail_head is None:
-            coarse = self._compiled_or_plain(semantic_path.semantic_logits)(*path)
-            return logits.resize_from_square(coarse.float(), regions, (inputs.shape[-2], inputs.shape[-1]))
-        coarse, embeddings = self._compiled_or_plain(semantic_path.semantic_features)(*path)
-        resized = logits.resize_from_square(coarse.float(), regions, (inputs.shape[-2], inputs.shape[-1]))
+        size = (inputs.shape[-2], inputs.shape[-1])
+        coarse, embeddings = self._coarse_logits(logits.resize_to_square(inputs, regions, self.image_size), negative)
+        resized = logits.resize_from_square(coarse, regions, size)
+        if self.detail_head is None or embeddings is None:
+            return resized
         return resized.add_(corrections(self.detail_head, inputs, regions, self.image_size, embeddings, coarse))
+
+    def _coarse_logits(self, squares: Tensor, negative: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """Logits (N, K, h, w), fp32, and the embeddings (N * K, C, h, w) for a detail head, if there is one."""
+        path = (self.model, self._encode_prefix(squares), self._frozen_depth, *self._encode_prompts(negative))
+        if self.detail_head is None:
+            return self._compiled_or_plain(semantic_path.semantic_logits)(*path).float(), None
+        coarse, embeddings = self._compiled_or_plain(semantic_path.semantic_features)(*path)
+        return coarse.float(), embeddings
+
+    def segment_images(self, images: Sequence[Tensor], metas: Sequence[dict]) -> Iterator[Tensor]:
+        """Segment entire 8-bit images (3, H, W) of any sizes in one forward.
+
+        Yields:
+            Logits of each, shape (1, K + 1, H, W), as of :meth:`encode_decode`; enlarged when they are asked for.
+        """
+        preprocessor, side = self.data_preprocessor, self.image_size
+        if not logits.takes_raw(preprocessor, images, metas):
+            yield from super().segment_images(images, metas)
+            return
+        squares = torch.cat([logits.resize_raw(image, preprocessor, (side, side)) for image in images])
+        coarse, embeddings = self._coarse_logits(squares)
+        count = len(self.prompts)
+        for index, image in enumerate(images):
+            enlarged = logits.enlarge(coarse[index, None], (image.shape[1], image.shape[2]))
+            if self.detail_head is not None and embeddings is not None:
+                own = embeddings[count * index : count * (index + 1)], coarse[index, None]
+                square = squares[index, None]
+                enlarged[:, 1:] += correction_of_raw(self.detail_head, image, preprocessor, square, *own)
+            yield enlarged
 
     def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
         """Losses of a batch under their ``loss_name``, and ``train_iou``.

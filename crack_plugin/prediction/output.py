@@ -1,23 +1,45 @@
 """Prediction of many images into a folder: masks, overlays and the table, going on where an earlier run stopped."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from mmengine.dist import all_gather_object, barrier, broadcast_object_list, get_dist_info, is_main_process
 from tqdm import tqdm
 
 from crack_plugin.datasets.photographs import ImageError
 from crack_plugin.files import write_atomically
+from crack_plugin.prediction.pipeline import WORKERS, Failure, Task, predict_in_order
 from crack_plugin.prediction.predictor import Predictor
-from crack_plugin.prediction.records import make_record, record_of, write_record
+from crack_plugin.prediction.records import Record, make_record, record_of, write_record
 from crack_plugin.prediction.settings import OutputError
 from crack_plugin.prediction.sources import Source, VideoError, overlay_of
-from crack_plugin.prediction.tables import TABLE, Row, write_table
+from crack_plugin.prediction.tables import TABLE, Row, join_parts, part_of, write_table
 from crack_plugin.visualization.panels import overlay
+
+
+def rows_done(out: Path, classes: int, overwrite: bool) -> dict[str, list[Row]]:
+    """Rows of the images that earlier runs have completed, the same in all processes.
+
+    Args:
+        out: Folder with masks and predictions.csv.
+        classes: Number of foreground classes K.
+        overwrite: Whether all is to be predicted again.
+
+    Raises:
+        TableError: The table is not as it was written.
+    """
+    done: list[dict[str, list[Row]]] = [{}]
+    # The first process alone tidies up what several left.
+    if is_main_process():
+        done = [join_parts(out / TABLE, classes, drop=overwrite)]
+    broadcast_object_list(done)
+    return done[0]
 
 
 def check_names(sources: Sequence[Source], done: Mapping[str, Sequence[Row]]) -> None:
@@ -76,83 +98,132 @@ def predict_all(
     out: Path,
     done: Mapping[str, Sequence[Row]],
     records: bool = False,
+    workers: int = WORKERS,
+    batch_size: int = 1,
 ) -> list[str]:
-    """Predict what is not done yet.
+    """Predict what is not done yet. Several processes (``mmengine.dist``) divide the files, and end in one table.
 
     Args:
         sources: Images and videos.
-        predictor: For one image.
+        predictor: Of the images.
         out: Folder to write to.
         done: Rows of earlier runs by mask; what is there is not predicted again.
         records: Whether each image gets a record, see :mod:`crack_plugin.prediction.records`.
+        workers: As for :func:`~crack_plugin.prediction.pipeline.predict_in_order`.
+        batch_size: Likewise.
 
     Returns:
-        A line for each file that could not be read to its end.
+        A line for each file that could not be read to its end, the same in all processes.
     """
+    rank, processes = get_dist_info()
     masks = {source.mask for source in sources}
     skipped = sum(mask in masks or f'{Path(mask).parent.as_posix()}.png' in masks for mask in done)
-    if skipped:
+    if skipped and not rank:
         print(f'{skipped:,} images or frames are done already and skipped')
-    failures: list[str] = []
+    table = out / TABLE
     rows = [row for group in done.values() for row in group]
-    out.mkdir(parents=True, exist_ok=True)
-    write_table(out / TABLE, rows)
-    total = sum(source.count_images() for source in sources) - skipped
+    if not rank:
+        write_table(table, rows)
+    own_table = table if processes == 1 else part_of(table, rank)
+    if processes > 1:
+        write_table(own_table, [])
+    own = _share(sources, done, rank, processes)
+    failures: dict[str, str] = {}
+    added = _predict_share(own, predictor, out, done, own_table, failures, records, workers, batch_size)
+    gathered = all_gather_object((added, failures))
+    if not rank:
+        rows += [row for others, _ in gathered for row in others]
+        write_table(table, sorted(rows, key=lambda row: row.mask))
+        for other in range(processes):
+            part_of(table, other).unlink(missing_ok=True)
+    barrier()
+    failures = {path: line for _, others in gathered for path, line in others.items()}
+    return [failures[str(source.path)] for source in sources if str(source.path) in failures]
+
+
+def _share(sources: Sequence[Source], done: Mapping[str, Sequence[Row]], rank: int, processes: int) -> Sequence[Source]:
+    """Every n-th of the files that are not done: neighbours in a folder are of like size."""
+    return [source for source in sources if source.is_video or source.mask not in done][rank::processes]
+
+
+def _predict_share(
+    sources: Sequence[Source],
+    predictor: Predictor,
+    out: Path,
+    done: Mapping[str, Sequence[Row]],
+    table: Path,
+    failures: dict[str, str],
+    records: bool,
+    workers: int,
+    batch_size: int,
+) -> list[Row]:
+    """Predict the files of this process; its rows are appended to ``table`` and returned, failures added by path."""
+    rows: list[Row] = []
+    total = sum(source.count_images() for source in sources)
+    write = partial(write_one, out=out, class_names=predictor.class_names)
+    tasks, record = _tasks(sources, done), make_record if records else None
     with (
-        (out / TABLE).open('a', newline='', encoding='utf-8', errors='surrogateescape') as file,
-        tqdm(total=total, desc='images') as bar,
+        table.open('a', newline='', encoding='utf-8', errors='surrogateescape') as file,
+        tqdm(total=total, desc='images', disable=not is_main_process()) as bar,
     ):
         writer = csv.writer(file, lineterminator='\n')
-        for source in sources:
-            try:
-                for image, mask in source.images():
-                    if mask in done:
-                        continue
-                    added = predict_one(image, source, mask, predictor, out, records)
-                    writer.writerows(astuple(row) for row in added)
-                    file.flush()
-                    rows += added
-                    bar.update()
-            except (ImageError, VideoError) as error:
-                failures.append(str(error))
-                if not source.is_video:
-                    bar.update()
-    write_table(out / TABLE, sorted(rows, key=lambda row: row.mask))
-    return failures
+        for (source, _), outcome in predict_in_order(tasks, predictor, write, workers, batch_size, record):
+            if isinstance(outcome, Failure):
+                failures[str(source.path)] = outcome.reason
+                bar.update(not source.is_video)
+                continue
+            writer.writerows(astuple(row) for row in outcome)
+            file.flush()
+            rows += outcome
+            bar.update()
+    return rows
 
 
-def predict_one(
-    image: str | np.ndarray, source: Source, mask: str, predictor: Predictor, out: Path, record: bool = False
+def _tasks(sources: Sequence[Source], done: Mapping[str, Sequence[Row]]) -> Iterator[Task[tuple[Source, str]]]:
+    """What is not done, with source and mask."""
+    for source in sources:
+        try:
+            for image, mask in source.images():
+                if mask not in done:
+                    yield Task(image, (source, mask))
+        except VideoError as error:
+            yield Task(Failure(str(error)), (source, ''))
+
+
+def write_one(
+    key: tuple[Source, str],
+    image: np.ndarray,
+    labels: np.ndarray,
+    scores: Sequence[float],
+    record: Record | None,
+    out: Path,
+    class_names: Sequence[str],
 ) -> list[Row]:
-    """Predict an image, and write its mask and overlay.
+    """Write the mask and the overlay of an image.
 
     Args:
-        image: The image file, or a frame, BGR of shape (H, W, 3).
-        source: Where it comes from.
-        mask: Where its mask goes, relative to ``out``.
-        predictor: For one image.
+        key: Where the image comes from, and where its mask goes, relative to ``out``.
+        image: BGR, shape (H, W, 3), uint8.
+        labels: Of the K classes, from 1 on, shape (H, W), uint8.
+        scores: One a class.
         out: Folder to write to.
-        record: Whether its record is written as well.
+        record: What is kept of its prediction beside the mask; None for nothing.
+        class_names: Of the K classes.
 
     Returns:
         Its rows of predictions.csv.
     """
-    prediction = predictor(image)
-    shown, labels, scores = prediction.image[..., ::-1], prediction.labels, prediction.scores
-    if record:
-        write_record(out / record_of(mask), make_record(prediction))
+    source, mask = key
+    if record is not None:
+        write_record(out / record_of(mask), record)
     else:
         # That of an earlier prediction would be of other cracks.
         (out / record_of(mask)).unlink(missing_ok=True)
-    # Its logits are the most that a large photograph needs, and the overlay would come on top.
-    del prediction
-    several = len(predictor.class_names) > 1
-    painted = overlay(shown, labels)[..., ::-1]
-    write_image(out / overlay_of(mask), painted)
-    write_image(out / mask, labels if several else 255 * labels)
+    write_image(out / overlay_of(mask), overlay(image, labels, is_bgr=True))
+    write_image(out / mask, labels if len(class_names) > 1 else 255 * labels)
     height, width = labels.shape
     rows = []
-    for label, (name, score) in enumerate(zip(predictor.class_names, scores, strict=True), start=1):
+    for label, (name, score) in enumerate(zip(class_names, scores, strict=True), start=1):
         pixels = int(np.count_nonzero(labels == label))
         share = round(pixels / labels.size, 8)
         rows.append(Row(str(source.path), mask, width, height, name, pixels, share, round(score, 6)))

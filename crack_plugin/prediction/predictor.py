@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -65,16 +66,34 @@ class Prediction:
     def scores(self) -> list[float]:
         """Mean probability of each foreground class over the pixels predicted as it; 0 if there are none."""
         device, (height, width) = self.logits.device, self.labels.shape
-        labels = torch.from_numpy(self.labels).to(device)
         classes = len(self.class_names)
-        index = torch.arange(1, classes + 1, device=device)[:, None, None]
-        sums, counts = (torch.zeros(classes, dtype=torch.float64, device=device) for _ in range(2))
-        # The probabilities of a large photograph would take as much memory as its logits.
+        sums, counts = np.zeros(classes), np.zeros(classes, np.int64)
+        # A few rows at a time, and only where something was found: mostly a few percent of the pixels.
         for rows in strips(height, width, device):
-            probabilities, chosen = foreground_probabilities(self.logits[:, rows]), labels[rows] == index
-            sums += torch.where(chosen, probabilities, 0).sum(dim=(1, 2), dtype=torch.float64)
-            counts += chosen.sum(dim=(1, 2))
-        return (sums / counts.clamp(min=1)).tolist()
+            places = np.flatnonzero(self.labels[rows])
+            if not places.size:
+                continue
+            chosen = self.logits[:, rows].flatten(1)[:, torch.from_numpy(places).to(device)]
+            probabilities = foreground_probabilities(chosen).cpu().numpy()
+            own = self.labels[rows].ravel()[places]
+            for index in range(classes):
+                sums[index] += probabilities[index][own == index + 1].sum(dtype=np.float64)
+                counts[index] += np.count_nonzero(own == index + 1)
+        return (sums / np.maximum(counts, 1)).tolist()
+
+
+class Photograph(NamedTuple):
+    """An image that is ready for the model.
+
+    Attributes:
+        image: As :attr:`Prediction.image`.
+        path: The path that was given; None for an array.
+        data: Its 'inputs' and 'data_samples', as the pipeline packs them.
+    """
+
+    image: np.ndarray
+    path: str | Path | None
+    data: dict[str, Any]
 
 
 class MergeDifference(NamedTuple):
@@ -151,6 +170,7 @@ class Predictor:
         # Reads files, and takes arrays as they are.
         self._load = TRANSFORMS.build({**steps[0], 'type': 'InferencerLoader'})
         self._transform = Compose(steps[1:])
+        self._packs_alone = [step['type'] for step in steps[1:]] == ['PackSegInputs']
         trained_on = getattr(self.model, 'dataset_meta', {}).get('classes', ())[1:]
         names = [prompts, trained_on, cfg.test_dataloader.dataset.get('classes'), cfg.model.get('prompts')]
         numbers = [str(label) for label in range(1, max(self.model.out_channels, 2))]
@@ -186,6 +206,11 @@ class Predictor:
         return cls(cfg, adapter=folder, device=device, prompts=prompts)
 
     @property
+    def device(self) -> torch.device:
+        """Where it predicts."""
+        return next(self.model.parameters()).device
+
+    @property
     def has_adapters(self) -> bool:
         """Whether there are adapters that are not merged."""
         return isinstance(self.model, SAM3TextLoRA) and is_adapted(self.model.sam3)
@@ -207,25 +232,49 @@ class Predictor:
             ImageError: The file is refused, as in training and testing.
             PredictionError: It is something else, the array is of another shape or type, or the model gives NaN.
         """
+        photograph = self.read(image)
+        return self.prediction(photograph, self.step([photograph])[0])
+
+    def read(self, image: str | Path | np.ndarray) -> Photograph:
+        """The first part of a prediction, without the model; several threads may do it at once.
+
+        Raises:
+            ImageError: As :meth:`__call__`; and PredictionError.
+        """
         data = self._load(_checked(image))
         shown = np.asarray(data['img'], np.uint8)
-        data = self._transform(data)
-        batch = {'inputs': [data['inputs']], 'data_samples': [data['data_samples']]}
+        if self._packs_alone:
+            # PackSegInputs takes planes as they are, and would take four times as long to make them.
+            planes = np.empty((3, *shown.shape[:2]), np.uint8)
+            cv2.split(shown, list(planes))
+            data['img'] = planes.transpose(1, 2, 0)
+        return Photograph(shown, None if isinstance(image, np.ndarray) else image, self._transform(data))
+
+    def step(self, photographs: Sequence[Photograph]) -> list[Any]:
+        """The second part: samples of photographs, which may differ in size. A GPU is not waited for."""
+        batch = {key: [photograph.data[key] for photograph in photographs] for key in ('inputs', 'data_samples')}
         with torch.no_grad(), autocast(enabled=self.fp16):
-            sample = self.model.test_step(batch)[0]
+            return self.model.test_step(batch)
+
+    def prediction(self, photograph: Photograph, sample: Any) -> Prediction:
+        """The third part: what :meth:`step` gave for a photograph, as a prediction.
+
+        Raises:
+            PredictionError: The model gives NaN.
+        """
         # No threshold is below NaN: it would be "no crack". The sum needs no memory.
         if sample.seg_logits.data.sum().isnan():
-            name = 'the image' if isinstance(image, np.ndarray) else image
             raise PredictionError(
-                f'{name}: the model gives NaN. Its weights are damaged or have diverged, or half precision overflowed: '
-                "take another checkpoint or adapter, or model.dtype=None or 'bfloat16' instead of 'float16'."
+                f'{photograph.path or "the image"}: the model gives NaN. Its weights are damaged or have diverged, or '
+                "half precision overflowed: take another checkpoint or adapter, or model.dtype=None or 'bfloat16' "
+                "instead of 'float16'."
             )
         return Prediction(
             labels=sample.pred_sem_seg.data.squeeze(0).to(torch.uint8).cpu().numpy(),
             class_names=list(self.class_names),
             logits=sample.seg_logits.data,
-            image=shown,
-            image_path=None if isinstance(image, np.ndarray) else image,
+            image=photograph.image,
+            image_path=photograph.path,
         )
 
     def predict_many(self, paths: Iterable[str | Path | np.ndarray]) -> Iterator[Prediction]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from mmengine.config import Config
 from crack_plugin.errors import CrackPluginError
 from crack_plugin.files import write_atomically
 from crack_plugin.models.adapters import HEAD_FILE
-from crack_plugin.prediction.predictor import pipeline_of
+from crack_plugin.prediction.predictor import has_prompts, pipeline_of
 from crack_plugin.prediction.sources import MASKS, OVERLAYS
 
 SETTINGS = 'predict.json'
@@ -18,6 +19,37 @@ SETTINGS = 'predict.json'
 
 class OutputError(CrackPluginError, ValueError):
     """A folder whose present content does not go with the predictions that are to be written to it."""
+
+
+class OptionError(CrackPluginError, ValueError):
+    """Options that do not go with the model, or make no sense."""
+
+
+def apply_options(cfg: Config, given: Mapping[str, Any], merge: bool, slide: Sequence[int] | None) -> None:
+    """Let options of a command line replace what the config says of its model.
+
+    Args:
+        cfg: Is changed.
+        given: 'prompts', 'threshold' and 'adapter'; None for what was not given.
+        merge: Whether adapters are to be merged.
+        slide: Side of a window and stride, in pixels; None for none.
+
+    Raises:
+        OptionError: They do not go with the model, or leave pixels out.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    if (given or merge) and not has_prompts(cfg):
+        raise OptionError(
+            f'--prompt, --threshold, --adapter and --merge are for SAM3TextLoRA; {cfg.filename} has {cfg.model.type}'
+        )
+    if merge and 'adapter' not in given and cfg.model.get('adapter') is None and cfg.model.get('lora', 1) is None:
+        raise OptionError(f'--merge: the model of {cfg.filename} has no adapters (lora=None). Leave --merge out.')
+    cfg.model.update(given)
+    if slide:
+        crop, stride = slide
+        if not 0 < stride <= crop:
+            raise OptionError(f'--slide {crop} {stride}: wanted are 0 < STRIDE <= CROP, or pixels are left out')
+        cfg.model.test_cfg = {'mode': 'slide', 'crop_size': (crop, crop), 'stride': (stride, stride)}
 
 
 def prediction_settings(

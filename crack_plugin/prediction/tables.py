@@ -79,6 +79,30 @@ def read_table(table: Path, classes: int) -> dict[str, list[Row]]:
     }
 
 
+def part_of(table: Path, rank: int) -> Path:
+    """What one of several processes writes its rows to, beside the table."""
+    return table.with_name(f'.{table.stem}-{rank:05d}{table.suffix}')
+
+
+def join_parts(table: Path, classes: int, drop: bool = False) -> dict[str, list[Row]]:
+    """Read a table as :func:`read_table`, after the parts of several processes that were stopped are moved into it.
+
+    Args:
+        table, classes: As for :func:`read_table`.
+        drop: Delete the parts, and read nothing.
+    """
+    parts = sorted(table.parent.glob(part_of(table, 0).name.replace('00000', '*')))
+    groups: dict[str, list[Row]] = {}
+    if not drop:
+        for each in (table, *parts):
+            groups |= read_table(each, classes)
+        if parts:
+            write_table(table, [row for mask in sorted(groups) for row in groups[mask]])
+    for part in parts:
+        part.unlink()
+    return groups
+
+
 def write_table(table: Path, rows: Sequence[Row]) -> None:
     """Write predictions.csv anew."""
     write_csv(table, COLUMNS, (astuple(row) for row in rows))

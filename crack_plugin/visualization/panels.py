@@ -7,6 +7,7 @@ vision can tell apart.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -23,25 +24,35 @@ DIFFERENCE_COLORS = (SKY_BLUE, YELLOW, VERMILLION)
 DIFFERENCE_NAMES = ('found', 'false alarm', 'missed')
 IGNORED = 255
 
+_TILE = 64, 256
+"""Rows and columns that :func:`overlay` paints at once: they fit the cache, and most show no crack."""
 
-def overlay(image: np.ndarray, labels: np.ndarray, alpha: float = 0.6) -> np.ndarray:
+
+def overlay(image: np.ndarray, labels: np.ndarray, alpha: float = 0.6, is_bgr: bool = False) -> np.ndarray:
     """Paint the foreground classes over an image.
 
     Args:
         image: RGB, shape (H, W, 3), uint8.
         labels: 0 for the background, 1 to K for the classes, 255 for ignored pixels, shape (H, W).
         alpha: Opacity of the paint, in [0, 1].
+        is_bgr: Whether the image's channels are blue, green and red, as OpenCV has them.
 
     Returns:
-        RGB, shape (H, W, 3), uint8; background and ignored pixels are the image's own.
+        Shape (H, W, 3), uint8, channels as in ``image``; background and ignored pixels are the image's own.
     """
-    painted = np.empty_like(image)
-    # Strip by strip: floats of a whole photograph would take a hundred bytes a pixel.
-    rows = max(1, 2**16 // image.shape[1])
-    for start in range(0, len(image), rows):
-        strip = np.s_[start : start + rows]
-        shown = np.where(labels[strip] == IGNORED, 0, labels[strip])
-        painted[strip] = _paint(image[strip] / 255, shown, CLASS_COLORS, alpha)
+    painted = np.array(image, order='C')
+    paints: dict[int, np.ndarray] = {}
+    for top in range(0, labels.shape[0], _TILE[0]):
+        for left in range(0, labels.shape[1], _TILE[1]):
+            window = np.s_[top : top + _TILE[0], left : left + _TILE[1]]
+            own = labels[window]
+            if not own.any():
+                continue
+            for label in set(np.flatnonzero(np.bincount(own.ravel())).tolist()) - {0, IGNORED}:
+                if label not in paints:
+                    paints[label] = _paint_table(label, alpha, is_bgr)
+                tile = np.ascontiguousarray(painted[window])
+                painted[window] = cv2.copyTo(cv2.LUT(tile, paints[label]), (own == label).view(np.uint8), tile)
     return painted
 
 
@@ -157,6 +168,13 @@ def _add_difference_legend(figure: Figure) -> None:
     legend = zip(DIFFERENCE_NAMES, DIFFERENCE_COLORS, strict=True)
     handles = [Patch(facecolor=color, edgecolor='black', label=name) for name, color in legend]
     figure.legend(handles=handles, loc='outside lower right', ncols=3, frameon=False)
+
+
+def _paint_table(label: int, alpha: float, is_bgr: bool) -> np.ndarray:
+    """What becomes of each value of each channel under the paint of a class, shape (1, 256, 3), uint8."""
+    color = np.array(to_rgb(CLASS_COLORS[(label - 1) % len(CLASS_COLORS)]))[:: -1 if is_bgr else 1]
+    values = np.arange(256)[:, None] / 255
+    return np.rint(255 * (color * alpha + values * (1 - alpha))).astype(np.uint8)[None]
 
 
 def _paint(image: np.ndarray, labels: np.ndarray, colors: tuple[str, ...], alpha: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-from crack_plugin.evaluation import CrackMetric  # first: it makes mmseg importable with mmcv-lite
+from crack_plugin.evaluation import CrackMetric, measures  # first: it makes mmseg importable with mmcv-lite
 
 # isort: split
 import copy
@@ -558,3 +558,25 @@ def test_two_ranks_count_every_image_once(tmp_path, collect_device):
     assert first == second == pytest.approx(expected)
     assert first_paths == [f'images/{i}.jpg' for i in range(5)]
     assert second_paths == []
+
+
+@pytest.mark.parametrize('classes', [('background', 'crack'), ('background', 'crack', 'rust')])
+def test_counting_in_parts_changes_nothing(monkeypatch, classes):
+    """Probabilities on the thresholds themselves, ignored pixels and several classes among them."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(len(classes), *SIZE, generator=generator)
+    label = torch.randint(0, len(classes), SIZE, generator=generator)
+    label[3:5] = 255
+    on_thresholds = torch.linspace(0.01, 0.99, 32)
+    logits[:, 0] = torch.log(torch.stack([1 - on_thresholds] + (len(classes) - 1) * [on_thresholds]))
+    (whole, first), probability = score([sample(logits, label)], classes), logits.softmax(0).numpy()
+    monkeypatch.setattr(measures, 'PART_PIXELS', 70)
+    parts, second = score([sample(logits, label)], classes)
+    assert parts == whole
+    np.testing.assert_array_equal(second.statistics.histograms, first.statistics.histograms)
+    valid = label.numpy() != 255
+    for c in range(1, len(classes)):
+        exceeded = (probability[c][..., None] > measures.THRESHOLDS).sum(axis=-1)
+        for row, chosen in enumerate((label.numpy() != c, label.numpy() == c)):
+            expected = np.bincount(exceeded[valid & chosen], minlength=100)
+            np.testing.assert_array_equal(first.statistics.histograms[0, c - 1, row], expected)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from mmseg.models import SegDataPreProcessor
 from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.structures import SegDataSample
 
@@ -24,6 +25,28 @@ def test_regions_go_to_the_square_and_back_as_each_image_alone() -> None:
         expected = F.interpolate(expected, size=(height, width), mode='bilinear', align_corners=False)
         torch.testing.assert_close(back[index : index + 1, :, :height, :width], expected)
     assert not back[1, :, 12:].any() and not back[1, :, :, 17:].any()
+
+
+@pytest.mark.parametrize('size', [(20, 30), (9, 30), (7, 8), (40, 11)])
+@pytest.mark.parametrize('bgr_to_rgb', [True, False])
+def test_raw_image_is_resized_as_the_normalised_one(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], bgr_to_rgb: bool
+) -> None:
+    """In strips, bitwise."""
+    monkeypatch.setattr('crack_plugin.models.strips.CPU_PIXELS', 100)
+    image = torch.randint(0, 256, (3, 20, 30), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    stock = SegDataPreProcessor(mean=[120.0, 110.0, 100.0], std=[60.0, 50.0, 40.0], bgr_to_rgb=bgr_to_rgb)
+    normalised = stock({'inputs': [image]})['inputs']
+    expected = F.interpolate(normalised, size=size, mode='bilinear', align_corners=False, antialias=True)
+    assert torch.equal(logits.resize_raw(image, stock, size), expected)
+
+
+@pytest.mark.parametrize('classes', [1, 3])
+def test_enlarged_logits_are_interpolated_beside_a_background(classes: int) -> None:
+    coarse = torch.randn(1, classes, 7, 9, generator=torch.Generator().manual_seed(0))
+    enlarged = logits.enlarge(coarse, (40, 31))
+    assert torch.equal(enlarged[:, 1:], F.interpolate(coarse, size=(40, 31), mode='bilinear', align_corners=False))
+    assert enlarged.shape == (1, classes + 1, 40, 31) and not enlarged[:, 0].any()
 
 
 @pytest.mark.parametrize('flip', [None, 'horizontal', 'vertical'])

@@ -58,6 +58,28 @@ def test_is_what_each_image_gives_alone(tiny_sam3: dict, test_cfg: dict, dtype: 
 
 
 @torch.no_grad()
+@pytest.mark.parametrize('head', [None, {}, {'max_pixels': 700}, {'size': 'square'}], ids=str)
+def test_entire_images_of_any_sizes_are_one_batch(
+    tiny_sam3: dict, head: dict | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bitwise what the normalised images give, where the network's batch is the same."""
+    model = build(tiny_sam3, prompts=('crack', 'rust'), detail_head=head)
+    if model.detail_head is not None:
+        torch.nn.init.normal_(model.detail_head.correct.weight)
+    batches = []
+    whole = model._coarse_logits
+    monkeypatch.setattr(model, '_coarse_logits', lambda squares: batches.append(len(squares)) or whole(squares))
+    found = model.test_step(pseudo_collate(items()))
+    assert batches == [len(SIZES)]
+    monkeypatch.undo()
+    for raw, normalised, together in zip(items(), items(torch.float32), found, strict=True):
+        (alone,), (expected,) = (model.test_step(pseudo_collate([item])) for item in (raw, normalised))
+        assert torch.equal(alone.seg_logits.data, expected.seg_logits.data)
+        assert torch.equal(alone.pred_sem_seg.data, expected.pred_sem_seg.data)
+        torch.testing.assert_close(together.seg_logits.data, expected.seg_logits.data, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
 def test_without_samples(tiny_sam3: dict) -> None:
     """As a caller that has nothing but pictures."""
     model = build(tiny_sam3)

@@ -18,6 +18,7 @@ from mmseg.apis import init_model
 from crack_plugin.checkpoints import find_best
 from crack_plugin.evaluation import CrackMetric, measures
 from crack_plugin.models import SAM3TextLoRA
+from crack_plugin.models.foreground_segmentor import ForegroundSegmentor
 from crack_plugin.models.logits import threshold_labels
 from crack_plugin.prediction import Predictor
 from crack_plugin.prediction.threshold import ThresholdError, check_split, label_histograms, search_threshold
@@ -33,6 +34,8 @@ def dark_is_crack(monkeypatch: pytest.MonkeyPatch) -> None:
         return -3 * inputs.mean(dim=1, keepdim=True) - 1.5
 
     monkeypatch.setattr(SAM3TextLoRA, 'foreground_logits', foreground_logits)
+    # SAM3TextLoRA's own goes around it.
+    monkeypatch.setattr(SAM3TextLoRA, 'segment_images', ForegroundSegmentor.segment_images)
 
 
 @pytest.fixture

@@ -127,24 +127,26 @@ def test_files_patterns_and_folders_name_their_masks(predict, images: Path) -> N
 def test_interrupted_run_goes_on(predict, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     whole = files_of(predict(images, out='whole'))
     predicted = []
-    original = output.predict_one
+    original = output.write_one
 
-    def counted(image, *arguments):
+    def counted(key, *arguments, **options):
         if len(predicted) == 2:
             raise KeyboardInterrupt
-        predicted.append(image)
-        return original(image, *arguments)
+        predicted.append(key[0].path)
+        return original(key, *arguments, **options)
 
-    monkeypatch.setattr(output, 'predict_one', counted)
+    monkeypatch.setattr(output, 'write_one', counted)
     with pytest.raises(SystemExit, match='130'):
-        predict(images)
+        predict(images, options=('--workers', '1'))
     # What a kill leaves of the last line; the image is then not done.
     table = images.parent / 'out' / 'predictions.csv'
     table.write_text(table.read_text()[:-5])
 
     predicted.clear()
     monkeypatch.setattr(
-        output, 'predict_one', lambda *arguments: (predicted.append(arguments[0]), original(*arguments))[1]
+        output,
+        'write_one',
+        lambda key, *rest, **options: (predicted.append(key[0].path), original(key, *rest, **options))[1],
     )
     capsys.readouterr()
     out = predict(images)
