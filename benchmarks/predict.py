@@ -1,6 +1,7 @@
 """Photographs a second of ``tools/predict.py`` against the model alone: a table of ``docs/report_and_predict.md``.
 
     python benchmarks/predict.py                                             # CPU, the tiny model, about five minutes
+    python benchmarks/predict.py --cfg-options model.detail_head.channels=24                      # with a detail head
     python benchmarks/predict.py --config configs/sam3_lora_crack_fast.py --device cuda --workers 8
 
 Photographs of each size are drawn (synthetic concrete; beyond a megapixel enlarged, with noise) and saved as JPEG. Then
@@ -12,7 +13,6 @@ that wait for each other count as CPU time.
 """
 
 import argparse
-import inspect
 import resource
 import tempfile
 import time
@@ -24,7 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.runner.amp import autocast
 
 from crack_plugin.datasets.synthetic import draw
@@ -119,7 +119,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--threads', type=int, default=1, help='of the model, on a CPU (default: %(default)s)')
     parser.add_argument('--workers', type=int, help="default: the tool's")
     parser.add_argument('--batch-size', type=int, help="default: the tool's")
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE')
     return parser
 
 
@@ -128,11 +128,10 @@ def main() -> None:
     args = make_parser().parse_args()
     torch.set_num_threads(args.threads)
     cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(dict(option.split('=', 1) for option in args.cfg_options))
+    cfg.merge_from_dict(args.cfg_options)
     predictor = Predictor(cfg, args.checkpoint, device=args.device)
-    known = inspect.signature(predict_all).parameters
     options = {'workers': args.workers, 'batch_size': args.batch_size}
-    options = {name: value for name, value in options.items() if value is not None and name in known}
+    options = {name: value for name, value in options.items() if value is not None}
     print(f'{args.config.name}, {args.device}, {torch.get_num_threads()} threads, {options or "defaults"}')
     print('| photographs | model alone, a second | tool, a second | ratio | test_step, CPU ms | own, CPU ms | marked |')
     print('|---|---|---|---|---|---|---|')

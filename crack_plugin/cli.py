@@ -63,14 +63,6 @@ def whole_number(least: int) -> Callable[[str], int]:
     return parse
 
 
-def positive_number(text: str) -> float:
-    """Argparse type: a finite number above 0."""
-    value = float(text)
-    if not 0 < value < float('inf'):
-        raise argparse.ArgumentTypeError(f'{text} is no number above 0')
-    return value
-
-
 def add_launcher(parser: argparse.ArgumentParser, default: str = 'none') -> None:
     """Add ``--launcher``, named and meant as in MMSegmentation's tools."""
     parser.add_argument(

@@ -25,7 +25,7 @@ from crack_plugin.inspection.scale import ScaleError
 from crack_plugin.inspection.severity import SeverityError
 from crack_plugin.models import adapters, portable
 from crack_plugin.prediction import Predictor
-from crack_plugin.prediction.cracks import make_all, recorded
+from crack_plugin.prediction.cracks import make_all
 from crack_plugin.prediction.measurements import measure_all, summaries
 from crack_plugin.prediction.options import add_result_arguments, wanted_of
 from crack_plugin.prediction.output import check_names, merge_adapters, predict_all, rows_done
@@ -63,23 +63,22 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str | Non
     cfg = _load_config(parser, args)
     settings = prediction_settings(cfg, args.checkpoint, args.adapter, args.merge)
     sources, unread = find_sources(args.images, args.out)
-    lines, first = [unread_line(suffix, files) for suffix, files in unread.items()], is_main_process()
+    lines = [unread_line(suffix, files) for suffix, files in unread.items()]
+    first = is_main_process()
     if first and lines:
         print('\n'.join(lines))
     if not args.overwrite:
         check_settings(args.out, settings)
     predictor = Predictor(cfg, args.checkpoint, device=args.device, prompts=args.prompt)
-    done = rows_done(args.out, len(predictor.class_names), args.overwrite)
+    done = rows_done(args.out, len(predictor.class_names), args.overwrite, wanted.records)
     check_names(sources, done)
     wanted.check(sources, done)
-    if wanted.records:
-        done = recorded(done, args.out)
     merged = merge_adapters(predictor, sources) if args.merge else None
     if first and merged:
         print(merged)
     if first:
         write_settings(args.out, settings)
-    failures = predict_all(sources, predictor, args.out, done, wanted.records, args.workers, args.batch_size)
+    failures = predict_all(sources, predictor, args.out, done, args.workers, args.batch_size, wanted.records)
     if wanted.measure and first:
         print('\n'.join(summaries(measure_all(args.out, predictor.class_names, wanted.scales))))
     if wanted.records and first:

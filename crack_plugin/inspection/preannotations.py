@@ -115,6 +115,8 @@ def _write_list(folder: Path) -> None:
 
 
 def _link(image: Path, link: Path) -> None:
+    if not image.is_file():
+        raise PreannotationError(f'{image} is not there any more, so that it cannot be labelled. Take another --out.')
     try:
         link.parent.mkdir(parents=True, exist_ok=True)
         if link.resolve() != image.resolve():

@@ -68,8 +68,8 @@ class Scales:
         if missing:
             where = f' (not in {self.table})' if self.table else ''
             raise ScaleError(
-                f'{what} needs millimetres, and the scale of {listed(missing)} is not known{where}: --mm-per-pixel MM, '
-                'or --mm-per-pixel FILE.csv with the columns image, mm_per_pixel.'
+                f'{what} needs the scale of every photograph, and that of {listed(missing)} is not known{where}: '
+                '--mm-per-pixel MM, or --mm-per-pixel FILE.csv with the columns image, mm_per_pixel.'
             )
 
     def _given(self, image: Path) -> float | None:

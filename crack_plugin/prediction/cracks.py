@@ -24,7 +24,7 @@ from crack_plugin.inspection.vectors import (
     write_geojson,
     write_geopackage,
 )
-from crack_plugin.prediction.records import Record, read_record, record_of
+from crack_plugin.prediction.records import Record, read_record, record_of, recorded
 from crack_plugin.prediction.sources import MASKS, VIDEO_SUFFIXES, Source
 from crack_plugin.prediction.tables import TABLE, Row, read_table, write_csv
 
@@ -91,15 +91,13 @@ class Wanted:
         if self.features or self.measure:
             for image in images:
                 self.scales.of(image)
+            if self.scales.table is not None:
+                # Rows in pixels among those in millimetres would hardly be noticed.
+                self.scales.require(images, '--mm-per-pixel with a table')
         if 'gpkg' in self.vector:
             check_packages()
         if self.vector:
             common_place({image: read_georeference(image) for image in images})
-
-
-def recorded(done: dict[str, list[Row]], out: Path) -> dict[str, list[Row]]:
-    """Those of the images that are done which have a record; the others are to be predicted again."""
-    return {mask: rows for mask, rows in done.items() if (out / record_of(mask)).is_file()}
 
 
 def make_all(out: Path, class_names: Sequence[str], wanted: Wanted, overwrite: bool = False) -> list[str]:

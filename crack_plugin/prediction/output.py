@@ -16,20 +16,21 @@ from crack_plugin.datasets.photographs import ImageError
 from crack_plugin.files import write_atomically
 from crack_plugin.prediction.pipeline import WORKERS, Failure, Task, predict_in_order
 from crack_plugin.prediction.predictor import Predictor
-from crack_plugin.prediction.records import Record, make_record, record_of, write_record
+from crack_plugin.prediction.records import Record, make_record, record_of, recorded, write_record
 from crack_plugin.prediction.settings import OutputError
 from crack_plugin.prediction.sources import Source, VideoError, overlay_of
 from crack_plugin.prediction.tables import TABLE, Row, join_parts, part_of, write_table
 from crack_plugin.visualization.panels import overlay
 
 
-def rows_done(out: Path, classes: int, overwrite: bool) -> dict[str, list[Row]]:
+def rows_done(out: Path, classes: int, overwrite: bool, records: bool = False) -> dict[str, list[Row]]:
     """Rows of the images that earlier runs have completed, the same in all processes.
 
     Args:
         out: Folder with masks and predictions.csv.
         classes: Number of foreground classes K.
         overwrite: Whether all is to be predicted again.
+        records: Whether only those with a record are complete, see :mod:`crack_plugin.prediction.records`.
 
     Raises:
         TableError: The table is not as it was written.
@@ -37,7 +38,8 @@ def rows_done(out: Path, classes: int, overwrite: bool) -> dict[str, list[Row]]:
     done: list[dict[str, list[Row]]] = [{}]
     # The first process alone tidies up what several left.
     if is_main_process():
-        done = [join_parts(out / TABLE, classes, drop=overwrite)]
+        found = join_parts(out / TABLE, classes, drop=overwrite)
+        done = [recorded(found, out) if records else found]
     broadcast_object_list(done)
     return done[0]
 
@@ -97,9 +99,9 @@ def predict_all(
     predictor: Predictor,
     out: Path,
     done: Mapping[str, Sequence[Row]],
-    records: bool = False,
     workers: int = WORKERS,
     batch_size: int = 1,
+    records: bool = False,
 ) -> list[str]:
     """Predict what is not done yet. Several processes (``mmengine.dist``) divide the files, and end in one table.
 
@@ -108,9 +110,9 @@ def predict_all(
         predictor: Of the images.
         out: Folder to write to.
         done: Rows of earlier runs by mask; what is there is not predicted again.
-        records: Whether each image gets a record, see :mod:`crack_plugin.prediction.records`.
         workers: As for :func:`~crack_plugin.prediction.pipeline.predict_in_order`.
         batch_size: Likewise.
+        records: Whether each image gets a record.
 
     Returns:
         A line for each file that could not be read to its end, the same in all processes.
@@ -129,7 +131,7 @@ def predict_all(
         write_table(own_table, [])
     own = _share(sources, done, rank, processes)
     failures: dict[str, str] = {}
-    added = _predict_share(own, predictor, out, done, own_table, failures, records, workers, batch_size)
+    added = _predict_share(own, predictor, out, done, own_table, failures, workers, batch_size, records)
     gathered = all_gather_object((added, failures))
     if not rank:
         rows += [row for others, _ in gathered for row in others]
@@ -153,21 +155,23 @@ def _predict_share(
     done: Mapping[str, Sequence[Row]],
     table: Path,
     failures: dict[str, str],
-    records: bool,
     workers: int,
     batch_size: int,
+    records: bool,
 ) -> list[Row]:
     """Predict the files of this process; its rows are appended to ``table`` and returned, failures added by path."""
     rows: list[Row] = []
     total = sum(source.count_images() for source in sources)
     write = partial(write_one, out=out, class_names=predictor.class_names)
-    tasks, record = _tasks(sources, done), make_record if records else None
     with (
         table.open('a', newline='', encoding='utf-8', errors='surrogateescape') as file,
         tqdm(total=total, desc='images', disable=not is_main_process()) as bar,
     ):
         writer = csv.writer(file, lineterminator='\n')
-        for (source, _), outcome in predict_in_order(tasks, predictor, write, workers, batch_size, record):
+        outcomes = predict_in_order(
+            _tasks(sources, done), predictor, write, workers, batch_size, make_record if records else None
+        )
+        for (source, _), outcome in outcomes:
             if isinstance(outcome, Failure):
                 failures[str(source.path)] = outcome.reason
                 bar.update(not source.is_video)
@@ -195,7 +199,8 @@ def write_one(
     image: np.ndarray,
     labels: np.ndarray,
     scores: Sequence[float],
-    record: Record | None,
+    record: Record | None = None,
+    *,
     out: Path,
     class_names: Sequence[str],
 ) -> list[Row]:
@@ -206,19 +211,19 @@ def write_one(
         image: BGR, shape (H, W, 3), uint8.
         labels: Of the K classes, from 1 on, shape (H, W), uint8.
         scores: One a class.
+        record: Of the prediction, if it is to be kept.
         out: Folder to write to.
-        record: What is kept of its prediction beside the mask; None for nothing.
         class_names: Of the K classes.
 
     Returns:
         Its rows of predictions.csv.
     """
     source, mask = key
-    if record is not None:
-        write_record(out / record_of(mask), record)
-    else:
+    if record is None:
         # That of an earlier prediction would be of other cracks.
         (out / record_of(mask)).unlink(missing_ok=True)
+    else:
+        write_record(out / record_of(mask), record)
     write_image(out / overlay_of(mask), overlay(image, labels, is_bgr=True))
     write_image(out / mask, labels if len(class_names) > 1 else 255 * labels)
     height, width = labels.shape

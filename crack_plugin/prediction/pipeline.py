@@ -49,21 +49,20 @@ class Task(Generic[Key]):
 def predict_in_order(
     tasks: Iterable[Task[Key]],
     predictor: Predictor,
-    write: Callable[[Key, np.ndarray, np.ndarray, list[float], Any], Result],
+    write: Callable[..., Result],
     workers: int = WORKERS,
     batch_size: int = 1,
-    record: Callable[[Prediction], Any] | None = None,
+    observe: Callable[[Prediction], Any] | None = None,
 ) -> Iterator[tuple[Key, Result | Failure]]:
     """Read, predict and write.
 
     Args:
         tasks: Taken from as far ahead as there is room for.
         predictor: Its model is called in this thread alone.
-        write: Called in another thread with a task's key and the image, labels and scores of a ``Prediction``,
-            and what ``record`` makes of it.
+        write: Called in another thread with a task's key and the image, labels and scores of a ``Prediction``.
         workers: How many threads read and write; 0 for none, one thing after the other.
         batch_size: How many photographs are predicted together, of whatever size.
-        record: What is kept of a prediction beside labels and scores, whose logits are let go; None for nothing.
+        observe: What it returns of a ``Prediction``, which is not kept, is one more argument of ``write``.
 
     Yields:
         In the order of the tasks, the key and what ``write`` returned, or why the image could not be read.
@@ -83,7 +82,7 @@ def predict_in_order(
             if not reading:
                 break
             batch = [reading.popleft() for _ in range(min(batch_size, len(reading)))]
-            sizes = _predict(batch, predictor, write, pool, writing, record)
+            sizes = _predict(batch, predictor, write, pool, writing, observe)
             room = min(workers, max(1, _PIXELS_AHEAD // max(sizes, default=1)))
             while len(writing) > room:
                 yield _outcome(*writing.popleft())
@@ -108,7 +107,7 @@ def _predict(
     write: Callable[..., Any],
     pool: Executor,
     writing: deque[tuple[Key, Future]],
-    record: Callable[[Prediction], Any] | None,
+    observe: Callable[[Prediction], Any] | None,
 ) -> list[int]:
     """Predict the photographs of a batch, and have them written; how many pixels each has."""
     found = [future.result() for _, future in batch]
@@ -119,7 +118,7 @@ def _predict(
     for key, future in batch:
         one = found.pop(0)
         if isinstance(one, Photograph):
-            finish = partial(_finish, predictor, one, samples.popleft(), record)
+            finish = partial(_finish, predictor, one, samples.popleft(), observe)
             if predictor.device.type == 'cpu':
                 future = pool.submit(write, key, *finish())
             else:
@@ -131,11 +130,12 @@ def _predict(
 
 
 def _finish(
-    predictor: Predictor, photograph: Photograph, sample: Any, record: Callable[[Prediction], Any] | None
-) -> tuple[np.ndarray, np.ndarray, list[float], Any]:
-    """What is written. The logits, which are the most that a large photograph needs, are not kept."""
+    predictor: Predictor, photograph: Photograph, sample: Any, observe: Callable[[Prediction], Any] | None
+) -> tuple[Any, ...]:
+    """What is to be written. The logits, which are the most that a large photograph needs, are not kept."""
     prediction = predictor.prediction(photograph, sample)
-    return prediction.image, prediction.labels, prediction.scores, record(prediction) if record else None
+    observed = () if observe is None else (observe(prediction),)
+    return prediction.image, prediction.labels, prediction.scores, *observed
 
 
 def _finish_and_write(write: Callable[..., Any], key: Any, finish: Callable[[], tuple]) -> Any:

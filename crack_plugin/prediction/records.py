@@ -16,6 +16,7 @@ from crack_plugin.inspection.uncertainty import Doubt, doubt
 from crack_plugin.models.strips import strips
 from crack_plugin.prediction.predictor import Prediction, foreground_probabilities
 from crack_plugin.prediction.sources import MASKS
+from crack_plugin.prediction.tables import Row
 
 RECORDS = 'records'
 
@@ -71,6 +72,11 @@ def make_record(prediction: Prediction) -> Record:
 
     scores = [round(crack.score, 6) for crack in find_cracks(bands()) if crack.score is not None]
     return Record(round(total.uncertainty((height, width)), 6), scores)
+
+
+def recorded(done: dict[str, list[Row]], out: Path) -> dict[str, list[Row]]:
+    """Those of the images that are done which have a record; the others are to be predicted again."""
+    return {mask: rows for mask, rows in done.items() if (out / record_of(mask)).is_file()}
 
 
 def write_record(path: Path, record: Record) -> None:

@@ -151,6 +151,12 @@ def test_labelstudio_by_its_yolo_export(tmp_path: Path, photographs: dict[str, n
     assert_same(found, photographs)
 
 
+def test_a_photograph_that_is_gone(tmp_path: Path, photographs: dict[str, np.ndarray]) -> None:
+    (tmp_path / 'site' / 'a.jpg').unlink()
+    with pytest.raises(PreannotationError, match=r'a\.jpg is not there any more'):
+        write_preannotations(annotated(tmp_path / 'site', photographs), tmp_path, ['yolo'], NAMES, overwrite=False)
+
+
 def test_a_link_that_cannot_be_made(tmp_path: Path, photographs: dict[str, np.ndarray]) -> None:
     (tmp_path / 'labels').write_text('a file where a folder is wanted')
     with pytest.raises(PreannotationError, match='cannot be made'):

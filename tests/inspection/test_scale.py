@@ -10,7 +10,9 @@ from crack_plugin.inspection.scale import ScaleError, read_scales
 def test_one_for_all_and_none() -> None:
     assert read_scales('0.25').of(Path('a.jpg')) == 0.25
     assert read_scales(None).of(Path('a.jpg')) is None
-    with pytest.raises(ScaleError, match=r'--severity needs millimetres, and the scale of a\.jpg is not known'):
+    with pytest.raises(
+        ScaleError, match=r'--severity needs the scale of every photograph, and that of a\.jpg is not known'
+    ):
         read_scales(None).require([Path('a.jpg')], '--severity')
 
 

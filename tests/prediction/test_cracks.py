@@ -18,9 +18,17 @@ from crack_plugin.inspection.georeference import GeoreferenceError
 from crack_plugin.inspection.preannotations import PreannotationError
 from crack_plugin.inspection.scale import ScaleError, Scales
 from crack_plugin.inspection.severity import PROFILES
-from crack_plugin.prediction.cracks import Wanted, make_all, recorded
+from crack_plugin.prediction.cracks import Wanted, make_all
 from crack_plugin.prediction.predictor import Prediction
-from crack_plugin.prediction.records import Record, RecordError, make_record, read_record, record_of, write_record
+from crack_plugin.prediction.records import (
+    Record,
+    RecordError,
+    make_record,
+    read_record,
+    record_of,
+    recorded,
+    write_record,
+)
 from crack_plugin.prediction.sources import Source
 from crack_plugin.prediction.tables import TABLE, Row, read_table, write_table
 
@@ -151,10 +159,13 @@ def test_what_cannot_be_made_is_refused_before_anything_is_predicted(
     image, video, tiff = (tmp_path / name for name in ('c.jpg', 'film.mp4', 'map.tif'))
     for path in (image, video, tiff):
         path.touch()
-    with pytest.raises(ScaleError, match=r'the scale of .*a\.jpg, .*b\.jpg is not known'):
+    with pytest.raises(ScaleError, match=r'that of .*a\.jpg, .*b\.jpg is not known'):
         Wanted(severity=PROFILES['ec2']).check([], done)
     with pytest.raises(ScaleError, match=r'c\.jpg'):
         Wanted(severity=PROFILES['ec2']).check([Source(image, 'c')], {})
+    table = Scales(Path('scales.csv'), {'a.jpg': 1})
+    with pytest.raises(ScaleError, match=r'with a table needs .* that of .*b\.jpg is not known \(not in scales\.csv\)'):
+        Wanted(measure=True, scales=table).check([], done)
     Wanted(severity=PROFILES['ec2'], scales=Scales(for_all=1)).check([Source(image, 'c')], done)
     with pytest.raises(PreannotationError, match=r'film\.mp4 is a video'):
         Wanted(labels=('yolo',)).check([Source(video, 'film')], {})

@@ -370,6 +370,18 @@ def test_measuring_classes_and_images_without_cracks(predict, images: Path, caps
     assert 'spalling: in none of 3 images' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('options', [('--workers', '0'), ('--workers', '3'), ('--batch-size', '2')])
+def test_workers_and_batches_change_no_file(predict, images: Path, options: tuple[str, str]) -> None:
+    for number in range(3):
+        shutil.copy(next(images.glob('a.*')), images / f'd{number}.jpg')
+    assert files_of(predict(images, options=options)) == files_of(predict(images, out='plain'))
+
+
+@pytest.mark.parametrize('options', [('--workers', '-1'), ('--workers', 'all'), ('--batch-size', '0')])
+def test_numbers_without_sense(predict, images: Path, options, capsys: pytest.CaptureFixture[str]) -> None:
+    assert options[0] in refusal(lambda: predict(images, options=options), capsys)
+
+
 @pytest.mark.parametrize('options', [('--mm-per-pixel', '0.5'), ('--measure', '--mm-per-pixel', '0')])
 def test_scale_without_sense(predict, images: Path, options, capsys: pytest.CaptureFixture[str]) -> None:
     assert '--mm-per-pixel' in refusal(lambda: predict(images, options=options), capsys)
@@ -421,7 +433,7 @@ def test_cracks_vectors_and_labels(predict, images: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (('--severity', 'ec2'), '--severity needs millimetres'),
+        (('--severity', 'ec2'), '--severity needs the scale of every photograph'),
         (('--severity', 'ec3'), 'bre251, ec2, aci224r'),
         (('--severity', 'ec2', '--mm-per-pixel', 'none.csv'), 'none.csv: no such file'),
         (('--labels', 'voc'), "invalid choice: 'voc'"),
