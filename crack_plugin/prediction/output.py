@@ -16,6 +16,8 @@ from crack_plugin.datasets.photographs import ImageError
 from crack_plugin.files import write_atomically
 from crack_plugin.prediction.pipeline import WORKERS, Failure, Task, predict_in_order
 from crack_plugin.prediction.predictor import Predictor
+from crack_plugin.prediction.raster import RasterError, is_raster
+from crack_plugin.prediction.raster_output import discard_bands, has_probabilities, predict_raster, sample_window
 from crack_plugin.prediction.records import Record, make_record, record_of, recorded, write_record
 from crack_plugin.prediction.settings import OutputError
 from crack_plugin.prediction.sources import Source, VideoError, overlay_of
@@ -23,7 +25,9 @@ from crack_plugin.prediction.tables import TABLE, Row, join_parts, part_of, writ
 from crack_plugin.visualization.panels import overlay
 
 
-def rows_done(out: Path, classes: int, overwrite: bool, records: bool = False) -> dict[str, list[Row]]:
+def rows_done(
+    out: Path, classes: int, overwrite: bool, records: bool = False, probabilities: bool = False
+) -> dict[str, list[Row]]:
     """Rows of the images that earlier runs have completed, the same in all processes.
 
     Args:
@@ -31,6 +35,7 @@ def rows_done(out: Path, classes: int, overwrite: bool, records: bool = False) -
         classes: Number of foreground classes K.
         overwrite: Whether all is to be predicted again.
         records: Whether only those with a record are complete, see :mod:`crack_plugin.prediction.records`.
+        probabilities: Whether of rasters only those with probabilities are.
 
     Raises:
         TableError: The table is not as it was written.
@@ -38,7 +43,11 @@ def rows_done(out: Path, classes: int, overwrite: bool, records: bool = False) -
     done: list[dict[str, list[Row]]] = [{}]
     # The first process alone tidies up what several left.
     if is_main_process():
+        if overwrite:
+            discard_bands(out)
         found = join_parts(out / TABLE, classes, drop=overwrite)
+        if probabilities:
+            found = {mask: rows for mask, rows in found.items() if not is_raster(mask) or has_probabilities(out, mask)}
         done = [recorded(found, out) if records else found]
     broadcast_object_list(done)
     return done[0]
@@ -72,17 +81,18 @@ def merge_adapters(predictor: Predictor, sources: Sequence[Source]) -> str:
         A line that tells.
 
     Raises:
-        ImageError, VideoError: None of them can be read; the message is of the first.
+        ImageError, RasterError, VideoError: None of them can be read; the message is of the first.
         PredictionError: The model has no adapters.
     """
     if not predictor.has_adapters and predictor.precision == torch.float32:
         return 'In fp32 adapters are merged in any case, which changes the logits by less than 1e-5.'
     precision = str(predictor.precision).removeprefix('torch.')
-    failures: list[ImageError | VideoError] = []
+    failures: list[ImageError | RasterError | VideoError] = []
     for source in sources:
         try:
-            difference = predictor.merge(next(source.images())[0])
-        except (ImageError, VideoError) as error:
+            sample = sample_window(source.path, predictor.windows) if source.is_raster else next(source.images())[0]
+            difference = predictor.merge(sample)
+        except (ImageError, RasterError, VideoError) as error:
             failures.append(error)
             continue
         assert difference is not None
@@ -102,6 +112,7 @@ def predict_all(
     workers: int = WORKERS,
     batch_size: int = 1,
     records: bool = False,
+    probabilities: bool = False,
 ) -> list[str]:
     """Predict what is not done yet. Several processes (``mmengine.dist``) divide the files, and end in one table.
 
@@ -113,6 +124,7 @@ def predict_all(
         workers: As for :func:`~crack_plugin.prediction.pipeline.predict_in_order`.
         batch_size: Likewise.
         records: Whether each image gets a record.
+        probabilities: Whether those of rasters are written.
 
     Returns:
         A line for each file that could not be read to its end, the same in all processes.
@@ -131,7 +143,13 @@ def predict_all(
         write_table(own_table, [])
     own = _share(sources, done, rank, processes)
     failures: dict[str, str] = {}
+    for source in sources[rank::processes]:
+        if source.is_raster and source.mask in done:
+            # Of a run that was killed when it had added the rows
+            discard_bands(out, source)
+    rasters, own = ([each for each in own if each.is_raster is kind] for kind in (True, False))
     added = _predict_share(own, predictor, out, done, own_table, failures, workers, batch_size, records)
+    added += _predict_rasters(rasters, predictor, out, own_table, failures, probabilities)
     gathered = all_gather_object((added, failures))
     if not rank:
         rows += [row for others, _ in gathered for row in others]
@@ -180,6 +198,29 @@ def _predict_share(
             file.flush()
             rows += outcome
             bar.update()
+    return rows
+
+
+def _predict_rasters(
+    sources: Sequence[Source],
+    predictor: Predictor,
+    out: Path,
+    table: Path,
+    failures: dict[str, str],
+    probabilities: bool,
+) -> list[Row]:
+    """As :func:`_predict_share`, for rasters, one after the other."""
+    rows: list[Row] = []
+    for source in sources:
+        try:
+            outcome = predict_raster(source, predictor, out, probabilities)
+        except RasterError as error:
+            failures[str(source.path)] = str(error)
+            continue
+        with table.open('a', newline='', encoding='utf-8', errors='surrogateescape') as file:
+            csv.writer(file, lineterminator='\n').writerows(astuple(row) for row in outcome)
+        discard_bands(out, source)
+        rows += outcome
     return rows
 
 
