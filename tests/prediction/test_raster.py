@@ -4,6 +4,7 @@ import json
 import resource
 import signal
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,12 +31,12 @@ from crack_plugin.prediction.sources import Source, find_sources
 from crack_plugin.prediction.tables import TABLE, write_table
 
 rasterio = pytest.importorskip('rasterio')
-SHAPE = (700, 560)
+SHAPE = (600, 440)
 WINDOWS = Windows((96, 80), (64, 56), 3)
 CRACKS = [
-    ([(20.3, 30.7), (660.2, 500.4)], 4.4),
-    ([(600.0, 40.0), (600.0, 300.0)], 9.0),
-    ([(40.1, 400.6), (300.9, 520.2), (400.0, 480.0)], 2.6),
+    ([(20.3, 30.7), (570.2, 400.4)], 4.4),
+    ([(540.0, 40.0), (540.0, 300.0)], 9.0),
+    ([(40.1, 300.6), (300.9, 420.2), (400.0, 380.0)], 2.6),
 ]
 
 
@@ -66,9 +67,10 @@ def write_tiff(path: Path, image: np.ndarray, **options: Any) -> Path:
     return path
 
 
-def drawn_image(noise: int = 30) -> np.ndarray:
+@cache
+def drawn_image() -> np.ndarray:
     cracks = np.any([line(SHAPE, *crack) for crack in CRACKS], axis=0)
-    changes = np.random.default_rng(0).integers(0, noise, SHAPE)
+    changes = np.random.default_rng(0).integers(0, 12, SHAPE) // 4 * 4
     return np.broadcast_to(np.where(cracks, 20, 180) + changes, (3, *SHAPE)).astype(np.uint8)
 
 
@@ -228,9 +230,6 @@ def test_kill_between_mask_and_row_and_after_it(ortho: Source, tmp_path: Path, m
 
 def test_file_that_was_cut_short_goes_on_once_it_is_restored(ortho: Source, tmp_path: Path) -> None:
     complete = ortho.path.read_bytes()
-    with rasterio.open(ortho.path, 'r') as file:
-        rows = len(list(file.block_windows(1))) // 9
-    assert rows == 11
     ortho.path.write_bytes(complete[: len(complete) // 2])
     out = tmp_path / 'out'
     lines = predict_all([ortho], Drawn(), out, {})
@@ -268,7 +267,7 @@ def small_disk() -> Iterator[Callable[[int], None]]:
     signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.parametrize('limit', [300, 30_000])
+@pytest.mark.parametrize('limit', [300, 23_000])
 def test_full_disk_keeps_the_bands(limit: int, ortho: Source, tmp_path: Path, small_disk) -> None:
     out = tmp_path / 'out'
     image = np.broadcast_to(np.random.default_rng(0).choice([50, 180], SHAPE, p=[0.1, 0.9]), (3, *SHAPE)).astype(
