@@ -264,9 +264,9 @@ def _write_raster(path: Path, raster: Raster, count: int, parts: Iterator[np.nda
                     top = number * TILE
                     window = ((top, min(top + TILE, raster.shape[0])), (0, raster.shape[1]))
                     if _sum(written.read(window=window)) != expected:
-                        raise OSError(f'rows from {top:,} on are not as they were written: is the disk full?')
+                        raise SaveError(f'rows from {top:,} on are not as they were written: is the disk full?')
         except rasterio.errors.RasterioError as error:
-            raise OSError(f'{error.__cause__ or error}: is the disk full?') from error
+            raise SaveError(f'{error.__cause__ or error}: is the disk full?') from error
 
     write_atomically(path, write)
 
