@@ -22,6 +22,13 @@ ADAPTER_HELP = 'PEFT adapter: a folder, or a hub id (owner/name, owner/name@revi
 CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 
+def local_checkpoint(path: str) -> str:
+    """Argparse type: the path of an existing checkpoint file."""
+    if not Path(path).is_file():
+        raise argparse.ArgumentTypeError(f'file not found: {path} (a PEFT adapter folder is given with --adapter)')
+    return path
+
+
 def config_file(path: str) -> str:
     """Argparse type: the path of an existing config file."""
     if not Path(path).is_file():

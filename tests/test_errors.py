@@ -27,7 +27,7 @@ NOT_FOR_USERS: dict[str, Counter[str]] = {
         UnpicklingError=1,  # torch.load asks for it; load_from_local turns it into a CheckpointError
     ),
     # argparse's own way to a usage error
-    'cli.py': Counter(ArgumentTypeError=6),
+    'cli.py': Counter(ArgumentTypeError=7),
     'config_options.py': Counter(
         ArgumentError=2,
         ValueError=7,  # of the parser of values, which KeyValueAction turns into the ArgumentError

@@ -2,9 +2,10 @@
 
 IMAGES are image files, folders (with their subfolders), quoted patterns such as 'site/**/*.jpg', or videos, of which
 every frame is predicted. For each image OUT/masks gets a PNG (0/255; with several classes a label map, 0 for the
-background), OUT/overlays a JPEG, and OUT/predictions.csv a row per class. With --measure, OUT/measurements.csv has
-length, width, orientation and density of the cracks as well. With --cracks, --vector, --severity or --width-profile,
-OUT/cracks.csv has a row per crack; with --labels, OUT/labels has annotations to be corrected.
+background; of a GeoTIFF too large for memory a GeoTIFF), OUT/overlays a JPEG, and OUT/predictions.csv a row per class.
+With --measure, OUT/measurements.csv has length, width, orientation and density of the cracks as well. With --cracks,
+--vector, --severity or --width-profile, OUT/cracks.csv has a row per crack; with --labels, OUT/labels has annotations
+to be corrected.
 
 An interrupted run goes on where it stopped when the same command is given again. A file that cannot be read does not
 stop the others: all such files are listed at the end, and the exit code is 1. Pictures of formats that are not read
@@ -30,6 +31,7 @@ from crack_plugin.prediction.measurements import measure_all, summaries
 from crack_plugin.prediction.options import add_result_arguments, wanted_of
 from crack_plugin.prediction.output import check_names, merge_adapters, predict_all, rows_done
 from crack_plugin.prediction.pipeline import WORKERS
+from crack_plugin.prediction.raster_output import mark_rasters
 from crack_plugin.prediction.settings import (
     OptionError,
     OutputError,
@@ -63,13 +65,13 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str | Non
     cfg = _load_config(parser, args)
     settings = prediction_settings(cfg, args.checkpoint, args.adapter, args.merge)
     sources, unread = find_sources(args.images, args.out)
-    lines = [unread_line(suffix, files) for suffix, files in unread.items()]
-    first = is_main_process()
+    lines, first = [unread_line(suffix, files) for suffix, files in unread.items()], is_main_process()
     if first and lines:
         print('\n'.join(lines))
     if not args.overwrite:
         check_settings(args.out, settings)
     predictor = Predictor(cfg, args.checkpoint, device=args.device, prompts=args.prompt)
+    sources = mark_rasters(sources, predictor.windows, wanted.probabilities)
     done = rows_done(args.out, len(predictor.class_names), args.overwrite)
     check_names(sources, done)
     wanted.check(sources, done)
@@ -78,7 +80,7 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str | Non
         print(merged)
     if first:
         write_settings(args.out, settings)
-    failures = predict_all(sources, predictor, args.out, done, args.workers, args.batch_size, wanted.records)
+    failures = predict_all(sources, predictor, args.out, done, args.workers, args.batch_size, *made)
     if wanted.measure and first:
         print('\n'.join(summaries(measure_all(args.out, predictor.class_names, wanted.scales))))
     if wanted.records and first:
@@ -94,7 +96,7 @@ def _build_parser() -> argparse.ArgumentParser:
         '--config', type=cli.config_file, help="config file; may be left out with a pushed --adapter's own"
     )
     weights = parser.add_mutually_exclusive_group()
-    weights.add_argument('--checkpoint', type=_existing_file, help='checkpoint file (.pth)')
+    weights.add_argument('--checkpoint', type=cli.local_checkpoint, help='checkpoint file (.pth)')
     weights.add_argument('--adapter', metavar='DIR_OR_HUB_ID', help=cli.ADAPTER_HELP)
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder to write to')
     parser.add_argument(
@@ -123,12 +125,6 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--overwrite', action='store_true', help='predict everything again and begin a new table')
     cli.add_cfg_options(parser)
     return parser
-
-
-def _existing_file(path: str) -> str:
-    if not Path(path).is_file():
-        raise argparse.ArgumentTypeError(f'file not found: {path} (a PEFT adapter folder is given with --adapter)')
-    return path
 
 
 def _load_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Config:

@@ -103,7 +103,7 @@ class ForegroundSegmentor(EncoderDecoder):
         blended = inputs.new_zeros((count, self.out_channels, height, width), dtype=torch.float32)
         sliding.blend_windows(
             inputs,
-            self._segment_windows,
+            self.segment_windows,
             blended[:, 1:],
             cfg.crop_size,
             cfg.stride,
@@ -112,7 +112,7 @@ class ForegroundSegmentor(EncoderDecoder):
         )
         return blended
 
-    def _segment_windows(self, windows: Tensor) -> Tensor:
+    def segment_windows(self, windows: Tensor) -> Tensor:
         """Foreground logits (B, K, h, w) of windows (B, 3, h, w), which are normalised here if they are 8-bit."""
         if windows.dtype == torch.uint8:
             windows = self.data_preprocessor({'inputs': list(windows)}, training=False)['inputs']

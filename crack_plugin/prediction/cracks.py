@@ -24,7 +24,9 @@ from crack_plugin.inspection.vectors import (
     write_geojson,
     write_geopackage,
 )
+from crack_plugin.prediction.raster import is_raster, read_bands
 from crack_plugin.prediction.records import Record, read_record, record_of, recorded
+from crack_plugin.prediction.settings import OptionError
 from crack_plugin.prediction.sources import MASKS, VIDEO_SUFFIXES, Source
 from crack_plugin.prediction.tables import TABLE, Row, read_table, write_csv
 
@@ -38,6 +40,7 @@ class Wanted:
 
     Attributes:
         measure: Whether ``measurements.csv`` is.
+        probabilities: Whether those of large GeoTIFFs are.
         cracks: Whether ``cracks.csv`` is.
         vector: Some of ``gpkg`` and ``geojson``.
         severity: Limits of the width; None for no severity.
@@ -47,6 +50,7 @@ class Wanted:
     """
 
     measure: bool = False
+    probabilities: bool = False
     cracks: bool = False
     vector: tuple[str, ...] = ()
     severity: Profile | None = None
@@ -75,7 +79,8 @@ class Wanted:
             ScaleError: The scale of a photograph is needed and not known.
             GeoreferenceError: Photographs of several CRS are to share a layer.
             MissingPackageError: A package is not installed.
-            PreannotationError: There are to be annotations of a video.
+            PreannotationError: There are to be annotations of a video, or of a raster that is predicted in bands.
+            OptionError: A raster that is predicted in bands is to be measured as one.
         """
         # What cannot be read is told after the others are predicted.
         new = [source.path for source in sources if source.path.is_file()]
@@ -85,6 +90,18 @@ class Wanted:
             raise PreannotationError(
                 f'--labels: {listed(videos)} is a video, whose frames are no files that could be labelled. Extract '
                 'them (`ffmpeg -i VIDEO frames/%06d.png`), and predict their folder, into another --out.'
+            )
+        rasters = [source.path for source in sources if source.is_raster]
+        rasters += [Path(rows[0].image) for mask, rows in done.items() if is_raster(mask)]
+        if self.labels and rasters:
+            raise PreannotationError(
+                f'--labels: {listed(rasters)} is too large for labelling tools. Cut it into tiles first '
+                '(`gdal_retile.py -ps 2048 2048`), and predict their folder, into another --out.'
+            )
+        if self.measure and rasters:
+            raise OptionError(
+                f'--measure adds up whole images, and {listed(rasters)} is predicted in bands: take --cracks, which '
+                'measures each crack of it.'
             )
         if self.severity is not None:
             self.scales.require(images, '--severity')
@@ -123,8 +140,8 @@ def make_all(out: Path, class_names: Sequence[str], wanted: Wanted, overwrite: b
     if wanted.features:
         features = [
             feature
-            for rows, labels, cracks, _ in _masks(done, out, 'measuring')
-            for feature in make_features(_photograph(rows, labels, class_names, wanted.scales), cracks, wanted.severity)
+            for rows, _, cracks, _ in _masks(done, out, 'measuring')
+            for feature in make_features(_photograph(rows, class_names, wanted.scales), cracks, wanted.severity)
         ]
         lines += _write_features(features, done, out, wanted)
     if wanted.labels:
@@ -146,22 +163,24 @@ def make_all(out: Path, class_names: Sequence[str], wanted: Wanted, overwrite: b
 def _masks(
     done: dict[str, list[Row]], out: Path, title: str
 ) -> Iterator[tuple[list[Row], np.ndarray, list[Crack], Record]]:
-    """Rows, label map, cracks with their scores, and record of each mask."""
+    """Rows, label map (empty for a raster), cracks with their scores, and record of each mask."""
     for mask, rows in tqdm(done.items(), desc=title):
-        labels = np.asarray(cv2.imread(str(out / mask), cv2.IMREAD_UNCHANGED))
-        if len(rows) == 1:
-            labels = (labels == 255).astype(np.uint8)
+        if is_raster(mask):
+            labels, cracks = np.zeros((0, 0), np.uint8), find_cracks(read_bands(out / mask))
+        else:
+            labels = np.asarray(cv2.imread(str(out / mask), cv2.IMREAD_UNCHANGED))
+            if len(rows) == 1:
+                labels = (labels == 255).astype(np.uint8)
+            cracks = find_cracks([Band(labels)])
         record = read_record(out / record_of(mask))
-        cracks = find_cracks([Band(labels)])
         scores = record.checked(len(cracks), out / record_of(mask))
         yield rows, labels, [replace(each, score=score) for each, score in zip(cracks, scores, strict=True)], record
 
 
-def _photograph(rows: list[Row], labels: np.ndarray, class_names: Sequence[str], scales: Scales) -> Photograph:
+def _photograph(rows: list[Row], class_names: Sequence[str], scales: Scales) -> Photograph:
     image = Path(rows[0].image)
-    height, width = labels.shape
     georeference = read_georeference(image)
-    return Photograph(image, rows[0].mask, (height, width), class_names, scales.of(image), georeference)
+    return Photograph(image, rows[0].mask, (rows[0].height, rows[0].width), class_names, scales.of(image), georeference)
 
 
 def _write_features(features: list[Feature], done: dict[str, list[Row]], out: Path, wanted: Wanted) -> list[str]:

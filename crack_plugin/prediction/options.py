@@ -13,6 +13,11 @@ def add_result_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--measure', action='store_true', help='length, width, orientation and density of the cracks in each image'
     )
+    parser.add_argument(
+        '--probabilities',
+        action='store_true',
+        help='of large GeoTIFFs, as another one: 0 to 254, scaled to 1; 255 without data',
+    )
     parser.add_argument('--cracks', action='store_true', help='cracks.csv: each connected crack in a row')
     parser.add_argument(
         '--vector',
@@ -54,6 +59,7 @@ def wanted_of(args: argparse.Namespace) -> Wanted:
     """
     wanted = Wanted(
         measure=args.measure,
+        probabilities=args.probabilities,
         cracks=args.cracks,
         vector=tuple(dict.fromkeys(args.vector)),
         severity=None if args.severity is None else find_profile(args.severity),

@@ -16,6 +16,8 @@ from crack_plugin.datasets.photographs import ImageError
 from crack_plugin.files import write_atomically
 from crack_plugin.prediction.pipeline import WORKERS, Failure, Task, predict_in_order
 from crack_plugin.prediction.predictor import Predictor
+from crack_plugin.prediction.raster import RasterError, is_raster
+from crack_plugin.prediction.raster_output import discard_bands, has_probabilities, predict_raster, sample_window
 from crack_plugin.prediction.records import Record, make_record, record_of, recorded, write_record
 from crack_plugin.prediction.settings import OutputError
 from crack_plugin.prediction.sources import Source, VideoError, overlay_of
@@ -37,6 +39,8 @@ def rows_done(out: Path, classes: int, overwrite: bool) -> dict[str, list[Row]]:
     done: list[dict[str, list[Row]]] = [{}]
     # The first process alone tidies up what several left.
     if is_main_process():
+        if overwrite:
+            discard_bands(out)
         done = [join_parts(out / TABLE, classes, drop=overwrite)]
     broadcast_object_list(done)
     return done[0]
@@ -70,17 +74,18 @@ def merge_adapters(predictor: Predictor, sources: Sequence[Source]) -> str:
         A line that tells.
 
     Raises:
-        ImageError, VideoError: None of them can be read; the message is of the first.
+        ImageError, RasterError, VideoError: None of them can be read; the message is of the first.
         PredictionError: The model has no adapters.
     """
     if not predictor.has_adapters and predictor.precision == torch.float32:
         return 'In fp32 adapters are merged in any case, which changes the logits by less than 1e-5.'
     precision = str(predictor.precision).removeprefix('torch.')
-    failures: list[ImageError | VideoError] = []
+    failures: list[ImageError | RasterError | VideoError] = []
     for source in sources:
         try:
-            difference = predictor.merge(next(source.images())[0])
-        except (ImageError, VideoError) as error:
+            sample = sample_window(source.path, predictor.windows) if source.is_raster else next(source.images())[0]
+            difference = predictor.merge(sample)
+        except (ImageError, RasterError, VideoError) as error:
             failures.append(error)
             continue
         assert difference is not None
@@ -100,6 +105,7 @@ def predict_all(
     workers: int = WORKERS,
     batch_size: int = 1,
     records: bool = False,
+    probabilities: bool = False,
 ) -> list[str]:
     """Predict what is not done yet. Several processes (``mmengine.dist``) divide the files, and end in one table.
 
@@ -112,6 +118,7 @@ def predict_all(
         batch_size: Likewise.
         records: Whether each image gets a record, see :mod:`crack_plugin.prediction.records`; what is done and has none
             is predicted again.
+        probabilities: Whether those of rasters are written; likewise.
 
     Returns:
         A line for each file that could not be read to its end, the same in all processes.
@@ -119,7 +126,7 @@ def predict_all(
     rank, processes = get_dist_info()
     masks = {source.mask for source in sources}
     own = {mask for mask in done if mask in masks or f'{Path(mask).parent.as_posix()}.png' in masks}
-    complete = [set(recorded(done, out)) if records else set(done)]
+    complete = [_complete(done, out, records, probabilities)]
     # Before any process writes a record that the others would count.
     broadcast_object_list(complete)
     done = {mask: rows for mask, rows in done.items() if mask not in own - complete[0]}
@@ -135,7 +142,13 @@ def predict_all(
         write_table(own_table, [])
     share = _share(sources, done, rank, processes)
     failures: dict[str, str] = {}
-    added = _predict_share(share, predictor, out, done, own_table, failures, workers, batch_size, records)
+    for source in sources[rank::processes]:
+        if source.is_raster and source.mask in done:
+            # Of a run that was killed when it had added the rows
+            discard_bands(out, source)
+    rasters, images = ([each for each in share if each.is_raster is kind] for kind in (True, False))
+    added = _predict_share(images, predictor, out, done, own_table, failures, workers, batch_size, records)
+    added += _predict_rasters(rasters, predictor, out, own_table, failures, probabilities)
     gathered = all_gather_object((added, failures))
     if not rank:
         rows += [row for others, _ in gathered for row in others]
@@ -145,6 +158,12 @@ def predict_all(
     barrier()
     failures = {path: line for _, others in gathered for path, line in others.items()}
     return [failures[str(source.path)] for source in sources if str(source.path) in failures]
+
+
+def _complete(done: Mapping[str, Sequence[Row]], out: Path, records: bool, probabilities: bool) -> set[str]:
+    """Masks beside which there is all that is asked for."""
+    complete = set(recorded(done, out)) if records else set(done)
+    return {mask for mask in complete if not (probabilities and is_raster(mask)) or has_probabilities(out, mask)}
 
 
 def _share(sources: Sequence[Source], done: Mapping[str, Sequence[Row]], rank: int, processes: int) -> Sequence[Source]:
@@ -184,6 +203,29 @@ def _predict_share(
             file.flush()
             rows += outcome
             bar.update()
+    return rows
+
+
+def _predict_rasters(
+    sources: Sequence[Source],
+    predictor: Predictor,
+    out: Path,
+    table: Path,
+    failures: dict[str, str],
+    probabilities: bool,
+) -> list[Row]:
+    """As :func:`_predict_share`, for rasters, one after the other."""
+    rows: list[Row] = []
+    for source in sources:
+        try:
+            outcome = predict_raster(source, predictor, out, probabilities)
+        except RasterError as error:
+            failures[str(source.path)] = str(error)
+            continue
+        with table.open('a', newline='', encoding='utf-8', errors='surrogateescape') as file:
+            csv.writer(file, lineterminator='\n').writerows(astuple(row) for row in outcome)
+        discard_bands(out, source)
+        rows += outcome
     return rows
 
 

@@ -24,7 +24,10 @@ from crack_plugin.errors import CrackPluginError
 from crack_plugin.models import SAM3TextLoRA, portable
 from crack_plugin.models.adapter_weights import base_weights
 from crack_plugin.models.adapters import is_adapted
+from crack_plugin.models.foreground_segmentor import ForegroundSegmentor
+from crack_plugin.models.sliding import DEFAULT_BATCH
 from crack_plugin.models.strips import strips
+from crack_plugin.prediction.mosaic import Windows
 
 
 class PredictionError(CrackPluginError, ValueError):
@@ -170,7 +173,10 @@ class Predictor:
         # Reads files, and takes arrays as they are.
         self._load = TRANSFORMS.build({**steps[0], 'type': 'InferencerLoader'})
         self._transform = Compose(steps[1:])
-        self._packs_alone = [step['type'] for step in steps[1:]] == ['PackSegInputs']
+        # What is predicted has no labels, and passes LoadYOLOPolygons as it is.
+        self._packs_alone = [step['type'] for step in steps[1:] if step['type'] != 'LoadYOLOPolygons'] == [
+            'PackSegInputs'
+        ]
         trained_on = getattr(self.model, 'dataset_meta', {}).get('classes', ())[1:]
         names = [prompts, trained_on, cfg.test_dataloader.dataset.get('classes'), cfg.model.get('prompts')]
         numbers = [str(label) for label in range(1, max(self.model.out_channels, 2))]
@@ -262,13 +268,7 @@ class Predictor:
         Raises:
             PredictionError: The model gives NaN.
         """
-        # No threshold is below NaN: it would be "no crack". The sum needs no memory.
-        if sample.seg_logits.data.sum().isnan():
-            raise PredictionError(
-                f'{photograph.path or "the image"}: the model gives NaN. Its weights are damaged or have diverged, or '
-                "half precision overflowed: take another checkpoint or adapter, or model.dtype=None or 'bfloat16' "
-                "instead of 'float16'."
-            )
+        check_logits(sample.seg_logits.data, photograph.path or 'the image')
         return Prediction(
             labels=sample.pred_sem_seg.data.squeeze(0).to(torch.uint8).cpu().numpy(),
             class_names=list(self.class_names),
@@ -276,6 +276,19 @@ class Predictor:
             image=photograph.image,
             image_path=photograph.path,
         )
+
+    @property
+    def windows(self) -> Windows | None:
+        """How images of any size are cut, which are predicted in bands; None if only entire ones can be predicted."""
+        cfg = getattr(self.model, 'test_cfg', None) or {}
+        if not (isinstance(self.model, ForegroundSegmentor) and self._packs_alone and cfg.get('mode') == 'slide'):
+            return None
+        return Windows(tuple(cfg['crop_size']), tuple(cfg['stride']), cfg.get('batch', DEFAULT_BATCH))
+
+    def segment_windows(self, windows: Tensor) -> Tensor:
+        """Foreground logits (B, K, h, w) of 8-bit windows (B, 3, h, w) in BGR order, where :attr:`windows` is set."""
+        with torch.no_grad(), autocast(enabled=self.fp16):
+            return self.model.segment_windows(windows)
 
     def predict_many(self, paths: Iterable[str | Path | np.ndarray]) -> Iterator[Prediction]:
         """Predict images one after the other, each when it is asked for, in the order of ``paths``.
@@ -323,6 +336,20 @@ class Predictor:
     def _merge(self) -> None:
         self.model.merge_adapter()
         self.is_merged = True
+
+
+def check_logits(logits: Tensor, image: str | Path) -> None:
+    """Refuse logits of an image that are NaN.
+
+    Raises:
+        PredictionError: They are.
+    """
+    # No threshold is below NaN: it would be "no crack". The sum needs no memory.
+    if logits.sum().isnan():
+        raise PredictionError(
+            f'{image}: the model gives NaN. Its weights are damaged or have diverged, or half precision overflowed: '
+            "take another checkpoint or adapter, or model.dtype=None or 'bfloat16' instead of 'float16'."
+        )
 
 
 def has_prompts(cfg: Config) -> bool:

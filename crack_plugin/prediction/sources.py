@@ -14,7 +14,7 @@ from crack_plugin.datasets.yolo_layout import listed
 from crack_plugin.errors import CrackPluginError
 from crack_plugin.inspection.preannotations import LABELS
 
-MASKS, OVERLAYS = 'masks', 'overlays'
+MASKS, OVERLAYS, PROBABILITIES = 'masks', 'overlays', 'probabilities'
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
 
 
@@ -33,10 +33,12 @@ class Source:
     Attributes:
         path: The file.
         name: Its path without suffix below masks/ and overlays/; the folder of its frames, for a video.
+        is_raster: Whether it is predicted in bands, see :mod:`crack_plugin.prediction.raster_output`.
     """
 
     path: Path
     name: str
+    is_raster: bool = False
 
     @property
     def is_video(self) -> bool:
@@ -46,7 +48,7 @@ class Source:
     @property
     def mask(self) -> str:
         """Mask of an image, relative to OUT; for a video, its frames' masks are in the folder without the suffix."""
-        return f'{MASKS}/{self.name}.png'
+        return f'{MASKS}/{self.name}.{"tif" if self.is_raster else "png"}'
 
     def frame_mask(self, number: int) -> str:
         """Mask of a video's frame, relative to OUT; frames are numbered from 0."""
@@ -80,6 +82,11 @@ def overlay_of(mask: str) -> str:
     return (OVERLAYS / Path(mask).relative_to(MASKS).with_suffix('.jpg')).as_posix()
 
 
+def probabilities_of(mask: str) -> str:
+    """The probabilities that belong to the mask of a raster, both relative to OUT."""
+    return (PROBABILITIES / Path(mask).relative_to(MASKS)).as_posix()
+
+
 def find_sources(patterns: Sequence[str], out: Path | None = None) -> tuple[list[Source], dict[str, list[Path]]]:
     """The images and videos that files, folders and patterns stand for, in order; none twice.
 
@@ -96,7 +103,8 @@ def find_sources(patterns: Sequence[str], out: Path | None = None) -> tuple[list
         SourceError: A path or pattern stands for nothing.
     """
     found: dict[Path, Source] = {}
-    results = set() if out is None else {(out / folder).resolve() for folder in (MASKS, OVERLAYS, LABELS)}
+    made = () if out is None else (MASKS, OVERLAYS, PROBABILITIES, LABELS)
+    results = {(out / folder).resolve() for folder in made if out is not None}
     unread: dict[str, dict[Path, Path]] = {}
     for pattern in patterns:
         path = Path(pattern)

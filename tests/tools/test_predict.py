@@ -21,7 +21,7 @@ from crack_plugin.datasets.photographs import READS_HEIC, LoadPhotograph
 from crack_plugin.datasets.yolo_crack import YOLOCrackDataset
 from crack_plugin.evaluation.geometry import measure_cracks
 from crack_plugin.models import SAM3TextLoRA
-from crack_plugin.prediction import output
+from crack_plugin.prediction import output, raster_output
 from crack_plugin.visualization.panels import CLASS_COLORS, overlay
 
 
@@ -490,3 +490,26 @@ def test_low_precision_adapters_are_merged_on_demand_alone(
 def test_merging_what_has_no_adapters_is_refused(predict, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ('--merge', '--cfg-options', 'model.lora=None')
     assert 'has no adapters' in refusal(lambda: predict(images, options=options, weights=False), capsys)
+
+
+def test_large_tiff_is_predicted_in_bands(predict, tmp_path: Path, monkeypatch, capsys) -> None:
+    rasterio = pytest.importorskip('rasterio')
+    image = np.random.default_rng(0).integers(0, 255, (120, 90, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / 'deck.tif'), image)
+    options = ('--slide', '56', '40', '--cracks')
+    at_once = predict(tmp_path / 'deck.tif', options=options, out='at_once')
+    error = refusal(lambda: predict(tmp_path / 'deck.tif', options=(*options, '--probabilities')), capsys)
+    assert '--probabilities are of TIFFs of more than 67 megapixels' in error
+    monkeypatch.setattr(raster_output, 'RASTER_PIXELS', 120 * 90 - 1)
+    out = predict(tmp_path / 'deck.tif', options=(*options, '--probabilities'))
+    with rasterio.open(out / 'masks/deck.tif') as file:
+        np.testing.assert_array_equal(255 * file.read(1), mask_of(at_once, 'deck'))
+    assert (out / 'probabilities/deck.tif').is_file()
+    (row,), (expected,) = rows_of(out), rows_of(at_once)
+    assert float(row.pop('score')) == pytest.approx(float(expected.pop('score')), abs=2e-6)
+    assert row == {**expected, 'mask': 'masks/deck.tif'}
+    cracks, others = ((folder / 'cracks.csv').read_text().splitlines() for folder in (out, at_once))
+    assert len(cracks) == len(others) > 1
+    before = files_of(out)
+    predict(tmp_path / 'deck.tif', options=(*options, '--probabilities'))
+    assert files_of(out) == before

@@ -1,0 +1,178 @@
+"""GeoTIFFs that do not fit into memory: which they are, and how their rows are read. Needs rasterio."""
+
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tifffile import TiffFile
+
+from crack_plugin.errors import CrackPluginError, MissingPackageError
+from crack_plugin.inspection.bands import Band
+from crack_plugin.inspection.georeference import TIFF_SUFFIXES
+
+RASTER_PIXELS = 2**26
+"""Pixels (67 megapixels) above which a TIFF is predicted in bands: up to there it takes some 2 GB at once."""
+
+NO_DATA = 255
+"""Label and probability of pixels without data."""
+
+TILE = 512
+"""Side of the tiles that are written."""
+
+
+class RasterError(CrackPluginError, ValueError):
+    """A large TIFF that cannot be read, or not as it stands."""
+
+
+def import_rasterio(path: Path) -> Any:
+    """The module rasterio.
+
+    Raises:
+        MissingPackageError: It is not installed.
+    """
+    try:
+        import rasterio
+    except ImportError as error:
+        raise MissingPackageError(
+            f'{path} has more than {RASTER_PIXELS / 1e6:.0f} megapixels, and is read and written in bands with '
+            'rasterio: pip install "crack_plugin[geo]".'
+        ) from error
+    return rasterio
+
+
+def pixels_of(path: Path) -> int:
+    """Pixels of a TIFF; 0 for other files, and for what cannot be opened, which whoever reads it tells."""
+    if path.suffix.lower() not in TIFF_SUFFIXES:
+        return 0
+    try:
+        with TiffFile(path) as tiff:
+            page = tiff.pages.first
+            return int(page.imagelength * page.imagewidth)
+    except (OSError, IndexError, KeyError, TypeError, ValueError, struct.error):  # what tifffile raises
+        return 0
+
+
+class Raster:
+    """An open raster of 8 bits a channel; see :func:`open_raster`.
+
+    Attributes:
+        path: The file.
+        shape: (H, W).
+        crs: As rasterio has it; None if it has none.
+        transform: As rasterio has it.
+    """
+
+    def __init__(self, path: Path, source: Any) -> None:
+        self.path = path
+        self.shape: tuple[int, int] = source.shape
+        self.crs, self.transform = source.crs, source.transform
+        self._source = source
+        self._channels = _channels(path, source)
+        flags = [source.mask_flag_enums[index - 1] for index in self._channels]
+        self._is_complete = all(flag[0].name == 'all_valid' for flag in flags)
+
+    def read(self, top: int, bottom: int, left: int = 0, right: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Read some rows.
+
+        Args:
+            top, bottom: The first row, and the one after the last.
+            left, right: Likewise the columns; all unless told otherwise.
+
+        Returns:
+            BGR, shape (3, h, w), uint8; and where there are data, shape (h, w), bool.
+
+        Raises:
+            RasterError: They cannot be decoded.
+        """
+        from rasterio.errors import RasterioError
+
+        window = ((top, bottom), (left, self.shape[1] if right is None else right))
+        try:
+            image = self._source.read(self._channels, window=window)
+            valid = None if self._is_complete else self._source.dataset_mask(window=window) > 0
+        except (RasterioError, OSError) as error:
+            raise RasterError(
+                f'{self.path}: rows {top:,} to {bottom:,} of {self.shape[0]:,} cannot be read; the file is cut short, '
+                'damaged or was changed meanwhile. What was predicted is kept: restore the file, and the same command '
+                f'goes on there. ({error.__cause__ or error})'
+            ) from error
+        if len(image) == 1:
+            image = np.repeat(image, 3, axis=0)
+        return image, np.ones(image.shape[1:], bool) if valid is None else valid
+
+
+@contextmanager
+def open_raster(path: Path) -> Iterator[Raster]:
+    """Open a raster, with as much of GDAL's cache as two rows of its blocks take.
+
+    Raises:
+        MissingPackageError: rasterio is not installed.
+        RasterError: It cannot be opened, or is no picture of 8 bits a channel.
+    """
+    rasterio = import_rasterio(path)
+    try:
+        with warnings.catch_warnings():
+            # Without a place pixels are what everything is in.
+            warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
+            source = rasterio.open(path)
+    except rasterio.errors.RasterioIOError as error:
+        raise RasterError(f'{path} cannot be opened: {error}. Restore it, or remove it.') from error
+    with source:
+        rows = max(height for height, _ in source.block_shapes)
+        # Smaller, blocks would be decoded for each band that they reach into; GDAL's own choice grows with the machine.
+        cache = 2 * rows * (source.width + 1024) * source.count + 2**25
+        with rasterio.Env(GDAL_CACHEMAX=cache):
+            yield Raster(path, source)
+
+
+def is_raster(mask: str) -> bool:
+    """Whether a mask is that of a raster, and not a PNG."""
+    return Path(mask).suffix == '.tif'
+
+
+def read_bands(path: Path) -> Iterator[Band]:
+    """The labels of a raster's mask, as many rows at a time as its tiles are high.
+
+    Raises:
+        RasterError: It is not as it was written.
+    """
+    rasterio = import_rasterio(path)
+    try:
+        with rasterio.open(path) as source, rasterio.Env(GDAL_CACHEMAX=2**26):
+            for top in range(0, source.height, TILE):
+                window = ((top, min(top + TILE, source.height)), (0, source.width))
+                yield Band(without_no_data(source.read(1, window=window)))
+    except rasterio.errors.RasterioError as error:
+        raise RasterError(
+            f'{path} is not as it was written. Delete it: the same command then predicts its image again.'
+        ) from error
+
+
+def without_no_data(labels: np.ndarray) -> np.ndarray:
+    """Labels with background where there are no data."""
+    return np.where(labels == NO_DATA, 0, labels).astype(np.uint8)
+
+
+def _channels(path: Path, source: Any) -> list[int]:
+    """Numbers of the blue, green and red channel, or of the one of grey."""
+    names = [interpretation.name for interpretation in source.colorinterp]
+    kinds = {source.dtypes[index] for index, name in enumerate(names) if name != 'alpha'}
+    if kinds != {'uint8'}:
+        raise RasterError(
+            f'{path} has {", ".join(sorted(kinds))} values. Convert it to 8 bits, with the range of grey values '
+            'stretched as you want the model to see it: `gdal_translate -ot Byte -scale MIN MAX 0 255`.'
+        )
+    if {'red', 'green', 'blue'} <= set(names):
+        return [names.index(name) + 1 for name in ('blue', 'green', 'red')]
+    colors = [index for index, name in enumerate(names, start=1) if name != 'alpha']
+    is_inverted = source.tags(ns='IMAGE_STRUCTURE').get('MINISWHITE') == 'YES'
+    if len(colors) == 1 and names[colors[0] - 1] != 'palette' and not is_inverted:
+        return colors
+    raise RasterError(
+        f'{path} has the channels {", ".join(names)}{", 0 for white" if is_inverted else ""}. Save red, green and blue '
+        'as an RGB image: `gdal_translate -b R -b G -b B -colorinterp red,green,blue`, or `-expand rgb` for a palette.'
+    )
