@@ -4,7 +4,7 @@ IMAGES are image files, folders (with their subfolders), quoted patterns such as
 every frame is predicted. For each image OUT/masks gets a PNG (0/255; with several classes a label map, 0 for the
 background), OUT/overlays a JPEG, and OUT/predictions.csv a row per class. With --measure, OUT/measurements.csv has
 length, width, orientation and density of the cracks as well. With --cracks, --vector, --severity or --width-profile,
-OUT/cracks.csv has a row per crack; with --labels, OUT/labels has annotations to be corrected.
+OUT/cracks.csv has a row per crack, and with --report, OUT/report.html shows them; --labels writes labels to correct.
 
 An interrupted run goes on where it stopped when the same command is given again. A file that cannot be read does not
 stop the others: all such files are listed at the end, and the exit code is 1. Pictures of formats that are not read
@@ -82,7 +82,8 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str | Non
     if wanted.measure and first:
         print('\n'.join(summaries(measure_all(args.out, predictor.class_names, wanted.scales))))
     if wanted.records and first:
-        print('\n'.join(make_all(args.out, predictor.class_names, wanted, args.overwrite)))
+        makes = args.out, predictor.class_names, wanted, args.overwrite, predictor.threshold, [*failures, *lines]
+        print('\n'.join(make_all(*makes)))
     count = len(failures) + sum(map(len, unread.values()))
     return '\n  '.join([f'{count} files could not be read, the others are done:', *failures, *lines]) if count else None
 
