@@ -23,6 +23,10 @@ LISTED = 10
 """How many cracks of a photograph its table lists: a card must fit a page."""
 _SIDE = 900
 _QUALITY = 80
+_PAPER, _TEXT = (180, 100), 3.6
+"""Largest width and height of a picture, and the size of its labels, on paper, in mm."""
+_Box = tuple[float, float, float, float]
+"""Left, top, right and bottom of a label."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +74,7 @@ class Card:
         scale = 'scale not known' if self.mm_per_pixel is None else f'{self.mm_per_pixel:g} mm a pixel'
         return '\n'.join(
             [
-                f'<section class="card" id="photograph-{self.number}">',
+                f'<section class="{"card" if self.features else "card empty"}" id="photograph-{self.number}">',
                 f'<h3>{self.number}. {escape(self.name)}</h3>',
                 f'<p>{self.row.width} x {self.row.height} px, {scale}. {self._total()}</p>',
                 f'<figure>{self._picture(out, listed)}<figcaption>{escape(self._caption())}</figcaption></figure>',
@@ -100,20 +104,29 @@ class Card:
     def _picture(self, out: Path, listed: Sequence[Feature]) -> str:
         width, height, widest = self.row.width, self.row.height, self.widest
         data = base64.b64encode(thumbnail(out, self.row.mask, self.classes)).decode()
-        size = max(width, height) / 40
+        size = _TEXT * max(width / _PAPER[0], height / _PAPER[1])
         parts = [
             f'<svg class="photograph" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(self.name)}">',
             f'<image width="{width}" height="{height}" href="data:image/jpeg;base64,{data}"/>',
-            *(_text(str(each.id), each.widest, size, width, height) for each in listed if each is not widest),
         ]
+        labels: list[tuple[Feature, str, str]] = []
         if widest is not None:
             x, y = widest.widest
             ring = f'cx="{round(x, 6)}" cy="{round(y, 6)}" r="{size:.1f}"'
             parts += [
                 f'<circle class="halo" {ring} stroke-width="{size / 3:.1f}"/>',
                 f'<circle class="widest" {ring} stroke-width="{size / 7:.1f}"/>',
-                _text(f'{widest.id}: {width_of(widest)}', (x, y), size, width, height, 'widest'),
             ]
+            labels = [(widest, f'{widest.id}: {width_of(widest)}', 'widest')]
+        labels += [(each, str(each.id), 'number') for each in listed if each is not widest]
+        taken: list[_Box] = []
+        for each, text, kind in labels:
+            taken.append(_free_box(text, each.widest, size, (width, height), taken))
+            left, _, _, bottom = taken[-1]
+            parts.append(
+                f'<text class="{kind}" x="{left:.1f}" y="{bottom - size / 4:.1f}" font-size="{size:.1f}" '
+                f'stroke-width="{size / 4:.1f}">{escape(text)}</text>'
+            )
         return '\n'.join([*parts, '</svg>'])
 
     def _table(self, listed: Sequence[Feature]) -> list[str]:
@@ -127,7 +140,7 @@ class Card:
                 f'{each.length:,.1f}',
                 f'{each.mean_width:.{decimals(each)}f}',
                 width_of(each).removesuffix(f' {unit}'),
-                '-' if each.orientation is None else f'{each.orientation % 180:.0f}°',
+                '-' if each.orientation is None else f'{round(each.orientation) % 180}°',
                 '-' if each.score is None else f'{each.score:.2f}',
             ]
             for each in listed
@@ -204,12 +217,22 @@ def _read(path: Path, flags: int) -> np.ndarray:
     return picture
 
 
-def _text(text: str, place: tuple[float, float], size: float, width: int, height: int, kind: str = 'number') -> str:
-    """A label beside a place, on the side where there is room for it."""
+def _free_box(
+    text: str, place: tuple[float, float], size: float, shape: tuple[int, int], taken: Sequence[_Box]
+) -> _Box:
+    """Where a label goes: beside its place, or a little above or below, inside the picture and clear of others."""
     x, y = place
-    side, anchor = (1.5, 'start') if x < width / 2 else (-1.5, 'end')
-    left, top = x + side * size, min(max(y + size / 3, 1.2 * size), height - size / 2)
-    return (
-        f'<text class="{kind}" x="{left:.1f}" y="{top:.1f}" font-size="{size:.1f}" stroke-width="{size / 4:.1f}" '
-        f'text-anchor="{anchor}">{escape(text)}</text>'
-    )
+    length = 0.62 * size * len(text)
+    sides = (x + 1.5 * size, x - 1.5 * size - length)
+    boxes = [
+        (left, y + (step - 0.6) * size, left + length, y + (step + 0.6) * size)
+        for step in (0, 1.2, -1.2, 2.4, -2.4, 3.6, -3.6)
+        for left in sides
+    ]
+    inside = [box for box in boxes if min(box) >= 0 and box[2] <= shape[0] and box[3] <= shape[1]]
+    free = [box for box in inside if not any(_overlap(box, other) for other in taken)]
+    return (free or inside or boxes)[0]
+
+
+def _overlap(one: _Box, other: _Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

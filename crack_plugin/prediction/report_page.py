@@ -31,6 +31,7 @@ REPORT = 'report.html'
 _TITLE = 'Crack inspection report'
 _WIDEST = 10
 _STYLE = """
+td:last-child { overflow-wrap: break-word; }
 .card { border-top: 1px solid #ccc; margin-top: 2rem; }
 svg { display: block; width: 100%; max-height: 85vh; }
 svg text { font-family: system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
@@ -48,13 +49,17 @@ svg.map path.bar { stroke: #222; }
 @page { size: A4; margin: 15mm 15mm 18mm;
   @bottom-right { content: counter(page) " / " counter(pages); font-size: 8pt; } }
 @media print {
-  body { font-size: 9.5pt; max-width: none; margin: 0; padding: 0; }
+  body { font-size: 9.5pt; line-height: 1.35; max-width: none; margin: 0; padding: 0; }
   h1, h2, h3 { break-after: avoid; }
   tr, figure, .card { break-inside: avoid; }
-  th, td { padding: .2em .5em; }
-  .card { margin-top: 0; padding-top: 4mm; }
+  .table { overflow: visible; }
+  table, figure { margin: 2mm 0; }
+  th, td { padding: .15em .5em; }
+  .card { margin-top: 0; padding-top: 2mm; }
+  .card h3, .card p { margin: 1mm 0; }
   .chapter { break-before: page; }
-  svg { max-height: 115mm; }
+  svg { max-height: 100mm; }
+  .empty svg { max-height: 50mm; }
   svg.map { max-height: 200mm; }
   th, tr, .note, .legend i { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
