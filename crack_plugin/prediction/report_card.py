@@ -110,6 +110,7 @@ class Card:
             f'<image width="{width}" height="{height}" href="data:image/jpeg;base64,{data}"/>',
         ]
         labels: list[tuple[Feature, str, str]] = []
+        taken: list[_Box] = []
         if widest is not None:
             x, y = widest.widest
             ring = f'cx="{round(x, 6)}" cy="{round(y, 6)}" r="{size:.1f}"'
@@ -117,9 +118,9 @@ class Card:
                 f'<circle class="halo" {ring} stroke-width="{size / 3:.1f}"/>',
                 f'<circle class="widest" {ring} stroke-width="{size / 7:.1f}"/>',
             ]
+            taken = [(x - size, y - size, x + size, y + size)]
             labels = [(widest, f'{widest.id}: {width_of(widest)}', 'widest')]
         labels += [(each, str(each.id), 'number') for each in listed if each is not widest]
-        taken: list[_Box] = []
         for each, text, kind in labels:
             taken.append(_free_box(text, each.widest, size, (width, height), taken))
             left, _, _, bottom = taken[-1]
@@ -223,11 +224,12 @@ def _free_box(
     """Where a label goes: beside its place, or a little above or below, inside the picture and clear of others."""
     x, y = place
     length = 0.62 * size * len(text)
-    sides = (x + 1.5 * size, x - 1.5 * size - length)
+    # In a narrow picture there may be room above and below alone.
+    lefts = (x + 1.5 * size, x - 1.5 * size - length, min(max(x - length / 2, 0), shape[0] - length))
     boxes = [
         (left, y + (step - 0.6) * size, left + length, y + (step + 0.6) * size)
         for step in (0, 1.2, -1.2, 2.4, -2.4, 3.6, -3.6)
-        for left in sides
+        for left in lefts[: 3 if abs(step) > 2 else 2]
     ]
     inside = [box for box in boxes if min(box) >= 0 and box[2] <= shape[0] and box[3] <= shape[1]]
     free = [box for box in inside if not any(_overlap(box, other) for other in taken)]

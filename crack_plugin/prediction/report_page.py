@@ -35,6 +35,7 @@ td:last-child { overflow-wrap: break-word; }
 .card { border-top: 1px solid #ccc; margin-top: 2rem; }
 svg { display: block; width: 100%; max-height: 85vh; }
 svg text { font-family: system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+svg.photograph { overflow: visible; }
 svg.photograph text { font-weight: bold; paint-order: stroke; stroke: #fff; fill: #222; }
 svg.photograph text.widest { fill: #0072B2; }
 circle { fill: none; stroke: #0072B2; }

@@ -159,6 +159,16 @@ def test_a_damaged_overlay_is_named_and_the_former_page_stays(tmp_path: Path) ->
     assert not list(out.glob('.*'))
 
 
+def test_the_label_of_a_narrow_picture_is_inside_of_it(tmp_path: Path) -> None:
+    card = report(folder_of(tmp_path, {'a': [([(50.0, 100.0), (350.0, 100.0)], 5.0)]}, (400, 200)))
+    x, y, size = map(float, re.search(r'<text class="widest" x="(.*?)" y="(.*?)" font-size="(.*?)"', card).groups())
+    ring = float(re.search(r'class="widest" cx="[^"]*" cy="([^"]*)"', card)[1])
+    # The label is wider than the room on either side of the ring: it stands above or below.
+    assert x >= 0
+    assert x + 0.5 * size * len('1: 5.0 ± 1.0 px') <= 200
+    assert abs(y - size / 4 - ring) > size
+
+
 def test_labels_of_cracks_do_not_cover_each_other(tmp_path: Path) -> None:
     close = [([(100.0 + 8 * row, 120.0), (100.0 + 8 * row, 140.0)], 3.0) for row in range(4)]
     card = report(folder_of(tmp_path, {'a': close}))
