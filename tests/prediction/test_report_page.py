@@ -183,6 +183,24 @@ def test_labels_of_cracks_do_not_cover_each_other(tmp_path: Path) -> None:
             assert beside or abs(y - other_y) >= size
 
 
+def test_georeferenced_photographs_are_on_a_map(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip('rasterio')
+    out = folder_of(tmp_path, {'a': TWO})
+    image = tmp_path / 'a.tif'
+    transform = rasterio.Affine(0.002, 0, 500000, 0, -0.002, 5400000)
+    kind = {'driver': 'GTiff', 'width': SHAPE[1], 'height': SHAPE[0], 'count': 1, 'dtype': 'uint8'}
+    with rasterio.open(image, 'w', crs='EPSG:32632', transform=transform, **kind) as file:
+        file.write(np.zeros((1, *SHAPE), np.uint8))
+    write_table(out / TABLE, [Row(str(image), 'masks/a.png', *SHAPE[::-1], 'crack', 1, 0.1, 0.8)])
+    html = report(out)
+    widest = max(rows_of(out), key=lambda row: float(row['max_width']))
+    assert f'EPSG:32632: {widest["x"]}, {widest["y"]}.' in html
+    assert 'EPSG:32632: x 500000 to 500000.52, y 5399999.6 to 5400000,' in html
+    assert '>10 cm</text>' in html
+    assert html.count('<path class="crack"') == 2
+    assert Page(html).links == ['#photograph-1']
+
+
 def test_the_option_names_config_and_weights() -> None:
     parser = argparse.ArgumentParser()
     add_result_arguments(parser)
