@@ -20,7 +20,7 @@ class Page(HTMLParser):
         for name, value in attrs:
             if name in ('href', 'src', 'data', 'srcset'):
                 kind, _, data = (value or '').partition('base64,')
-                if kind == 'data:image/png;':
+                if kind in ('data:image/png;', 'data:image/jpeg;'):
                     self.pictures.append(base64.b64decode(data, validate=True))
                 else:
                     self.links.append(value or '')

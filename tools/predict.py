@@ -4,8 +4,8 @@ IMAGES are image files, folders (with their subfolders), quoted patterns such as
 every frame is predicted. For each image OUT/masks gets a PNG (0/255; with several classes a label map, 0 for the
 background; of a GeoTIFF too large for memory a GeoTIFF), OUT/overlays a JPEG, and OUT/predictions.csv a row per class.
 With --measure, OUT/measurements.csv has length, width, orientation and density of the cracks as well. With --cracks,
---vector, --severity or --width-profile, OUT/cracks.csv has a row per crack; with --labels, OUT/labels has annotations
-to be corrected.
+--vector, --severity or --width-profile, OUT/cracks.csv has a row per crack, and with --report, OUT/report.html shows
+them; --labels writes labels to correct.
 
 An interrupted run goes on where it stopped when the same command is given again. A file that cannot be read does not
 stop the others: all such files are listed at the end, and the exit code is 1. Pictures of formats that are not read
@@ -80,11 +80,13 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str | Non
         print(merged)
     if first:
         write_settings(args.out, settings)
+    made = wanted.records, wanted.probabilities
     failures = predict_all(sources, predictor, args.out, done, args.workers, args.batch_size, *made)
     if wanted.measure and first:
         print('\n'.join(summaries(measure_all(args.out, predictor.class_names, wanted.scales))))
     if wanted.records and first:
-        print('\n'.join(make_all(args.out, predictor.class_names, wanted, args.overwrite)))
+        makes = args.out, predictor.class_names, wanted, args.overwrite, predictor.threshold, [*failures, *lines]
+        print('\n'.join(make_all(*makes)))
     count = len(failures) + sum(map(len, unread.values()))
     return '\n  '.join([f'{count} files could not be read, the others are done:', *failures, *lines]) if count else None
 

@@ -1,4 +1,4 @@
-"""What is made of masks that are predicted: ``cracks.csv``, vectors, profiles of the width, and annotations."""
+"""What is made of masks that are predicted: ``cracks.csv``, vectors, profiles of the width, annotations, a report."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,6 +26,7 @@ from crack_plugin.inspection.vectors import (
 )
 from crack_plugin.prediction.raster import is_raster, read_bands
 from crack_plugin.prediction.records import Record, read_record, record_of, recorded
+from crack_plugin.prediction.report_page import Origin, Run, write_report
 from crack_plugin.prediction.settings import OptionError
 from crack_plugin.prediction.sources import MASKS, VIDEO_SUFFIXES, Source
 from crack_plugin.prediction.tables import TABLE, Row, read_table, write_csv
@@ -46,6 +47,7 @@ class Wanted:
         severity: Limits of the width; None for no severity.
         width_profile: Whether ``profiles.csv`` is.
         labels: Formats of annotations.
+        report: What ``report.html`` says the run was started with; None for no report.
         scales: Of the photographs.
     """
 
@@ -56,12 +58,14 @@ class Wanted:
     severity: Profile | None = None
     width_profile: bool = False
     labels: tuple[str, ...] = ()
+    report: Origin | None = None
     scales: Scales = field(default_factory=Scales)
 
     @property
     def features(self) -> bool:
         """Whether cracks are measured one by one."""
-        return self.cracks or bool(self.vector) or self.severity is not None or self.width_profile
+        by_crack = (self.cracks, self.width_profile, bool(self.vector))
+        return any(by_crack) or self.severity is not None or self.report is not None
 
     @property
     def records(self) -> bool:
@@ -103,6 +107,11 @@ class Wanted:
                 f'--measure adds up whole images, and {listed(rasters)} is predicted in bands: take --cracks, which '
                 'measures each crack of it.'
             )
+        if self.report is not None and rasters:
+            raise OptionError(
+                f'--report shows whole photographs, and {listed(rasters)} is predicted in bands: take --cracks and --vector, '
+                'whose files a GIS shows on the map.'
+            )
         if self.severity is not None:
             self.scales.require(images, '--severity')
         if self.features or self.measure:
@@ -117,7 +126,14 @@ class Wanted:
             common_place({image: read_georeference(image) for image in images})
 
 
-def make_all(out: Path, class_names: Sequence[str], wanted: Wanted, overwrite: bool = False) -> list[str]:
+def make_all(
+    out: Path,
+    class_names: Sequence[str],
+    wanted: Wanted,
+    overwrite: bool = False,
+    threshold: float | None = None,
+    left_out: Sequence[str] = (),
+) -> list[str]:
     """Make what is wanted of all masks in a folder, those of earlier runs as well.
 
     Args:
@@ -125,6 +141,8 @@ def make_all(out: Path, class_names: Sequence[str], wanted: Wanted, overwrite: b
         class_names: Of the K classes.
         wanted: What is to be made.
         overwrite: Whether annotations that were changed since are replaced.
+        threshold: Of the predictor, for the report.
+        left_out: A line on each file, or kind of file, that could not be read, for the report.
 
     Returns:
         Lines that say what there is.
@@ -144,6 +162,9 @@ def make_all(out: Path, class_names: Sequence[str], wanted: Wanted, overwrite: b
             for feature in make_features(_photograph(rows, class_names, wanted.scales), cracks, wanted.severity)
         ]
         lines += _write_features(features, done, out, wanted)
+        if wanted.report is not None:
+            run = Run(out, wanted.report, class_names, wanted.scales, wanted.severity, threshold, left_out)
+            lines.append(write_report(run, done, features))
     if wanted.labels:
         uncertainties: list[tuple[str, str, float]] = []
 

@@ -6,6 +6,7 @@ from crack_plugin.inspection.preannotations import FORMATS
 from crack_plugin.inspection.scale import ScaleError, read_scales
 from crack_plugin.inspection.severity import PROFILES, find_profile
 from crack_plugin.prediction.cracks import Wanted
+from crack_plugin.prediction.report_page import Origin
 
 
 def add_result_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +44,9 @@ def add_result_arguments(parser: argparse.ArgumentParser) -> None:
         help='predictions as annotations to be corrected, and uncertainty.csv: which images to correct first',
     )
     parser.add_argument(
+        '--report', action='store_true', help='report.html: the cracks of all photographs on one page, to be printed'
+    )
+    parser.add_argument(
         '--mm-per-pixel',
         metavar='MM_OR_CSV',
         help='scale of the photographs, to measure in millimetres: a figure for all, or a CSV file with the columns '
@@ -65,11 +69,12 @@ def wanted_of(args: argparse.Namespace) -> Wanted:
         severity=None if args.severity is None else find_profile(args.severity),
         width_profile=args.width_profile,
         labels=tuple(dict.fromkeys(args.labels)),
+        report=Origin(args.config, args.checkpoint or args.adapter) if args.report else None,
         scales=read_scales(args.mm_per_pixel),
     )
     if args.mm_per_pixel is not None and not (wanted.measure or wanted.features):
         raise ScaleError(
-            '--mm-per-pixel is the scale of --measure, --cracks, --vector, --severity and --width-profile: give one of '
-            'them, too.'
+            '--mm-per-pixel is the scale of --measure, --cracks, --vector, --severity, --width-profile and --report: '
+            'give one of them, too.'
         )
     return wanted

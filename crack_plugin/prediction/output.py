@@ -18,7 +18,7 @@ from crack_plugin.prediction.pipeline import WORKERS, Failure, Task, predict_in_
 from crack_plugin.prediction.predictor import Predictor
 from crack_plugin.prediction.raster import RasterError, is_raster
 from crack_plugin.prediction.raster_output import discard_bands, has_probabilities, predict_raster, sample_window
-from crack_plugin.prediction.records import Record, make_record, record_of, recorded, write_record
+from crack_plugin.prediction.records import Record, make_record, record_of, write_record
 from crack_plugin.prediction.settings import OutputError
 from crack_plugin.prediction.sources import Source, VideoError, overlay_of
 from crack_plugin.prediction.tables import TABLE, Row, join_parts, part_of, write_table
@@ -162,8 +162,12 @@ def predict_all(
 
 def _complete(done: Mapping[str, Sequence[Row]], out: Path, records: bool, probabilities: bool) -> set[str]:
     """Masks beside which there is all that is asked for."""
-    complete = set(recorded(done, out)) if records else set(done)
-    return {mask for mask in complete if not (probabilities and is_raster(mask)) or has_probabilities(out, mask)}
+    return {
+        mask
+        for mask in done
+        if not (records and not (out / record_of(mask)).is_file())
+        and not (probabilities and is_raster(mask) and not has_probabilities(out, mask))
+    }
 
 
 def _share(sources: Sequence[Source], done: Mapping[str, Sequence[Row]], rank: int, processes: int) -> Sequence[Source]:

@@ -182,6 +182,11 @@ class Predictor:
         numbers = [str(label) for label in range(1, max(self.model.out_channels, 2))]
         self.class_names = next((list(some) for some in names if some and len(some) == len(numbers)), numbers)
 
+    @property
+    def threshold(self) -> float | None:
+        """Probability above which a pixel is foreground; None for a model that decides otherwise."""
+        return self.model.threshold if isinstance(self.model, SAM3TextLoRA) else None
+
     @classmethod
     def from_pretrained(
         cls,

@@ -54,11 +54,13 @@ class Picture:
 
 Block = Heading | Text | Table | Picture
 
-_PAGE = Template("""<!DOCTYPE html>
+# The policy lets a browser fetch nothing, whatever a name of a file smuggles in.
+_START = Template("""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>$title</title>
 <style>
 body { font: 16px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: #222; background: #fff;
@@ -74,13 +76,14 @@ tr.strong { font-weight: bold; background: #e8f3fb; }
 figure { margin: 1rem 0; }
 figure img { max-width: 100%; height: auto; }
 figcaption { font-style: italic; }
-</style>
+$style</style>
 </head>
 <body>
-$body
+""")
+_END = """
 </body>
 </html>
-""")
+"""
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
@@ -96,8 +99,23 @@ def to_html(blocks: Sequence[Block], folder: Path) -> str:
         folder: Where the pictures' files are.
     """
     titles = [block.text for block in blocks if isinstance(block, Heading) and block.level == 1]
-    body = '\n'.join(_html(block, folder) for block in blocks)
-    return _PAGE.substitute(title=escape(titles[0]) if titles else '', body=body)
+    start, end = html_frame(titles[0] if titles else '')
+    return f'{start}{html_body(blocks, folder)}{end}'
+
+
+def html_frame(title: str, style: str = '') -> tuple[str, str]:
+    """What comes before and after the body of a page, for one that is written piece by piece.
+
+    Args:
+        title: Of the browser's tab.
+        style: CSS beyond that of all pages.
+    """
+    return _START.substitute(title=escape(title), style=style), _END
+
+
+def html_body(blocks: Sequence[Block], folder: Path = Path()) -> str:
+    """Blocks as HTML; ``folder`` is where the pictures' files are."""
+    return '\n'.join(_html(block, folder) for block in blocks)
 
 
 def _markdown(block: Block) -> str:
