@@ -113,6 +113,9 @@ def read_scales(text: str | None) -> Scales:
     by_image: dict[str, float] = {}
     for row in lines:
         place = f'{path}, line {lines.line_num}'
+        # Those without a name: 1,5 is two cells where commas separate them.
+        if any(cell.strip() for cell in row.get(None, ())):
+            raise ScaleError(f'{place}: more cells than columns. Decimals have a point.')
         name, value = (row['image'] or '').strip(), (row['mm_per_pixel'] or '').strip()
         if not name:
             raise ScaleError(f'{place}: the image is not named.')

@@ -41,6 +41,7 @@ def test_table(tmp_path: Path, text: str) -> None:
         ('name,scale\na,1\n', r"wanted are the columns image, mm_per_pixel, and the first line is \['name', 'scale'\]"),
         ('image,mm_per_pixel\na.jpg,0.1\nb.jpg,\n', "line 3: '' is no size"),
         ('image;mm_per_pixel\na.jpg;0,1\n', "line 2: '0,1' is no size of a pixel in mm.* Decimals have a point"),
+        ('image,mm_per_pixel\na.jpg,0.1,\nb.jpg,1,5\n', 'line 3: more cells than columns. Decimals have a point'),
         ('image,mm_per_pixel\na.jpg,-1\n', "line 2: '-1' is no size"),
         ('image,mm_per_pixel\n,1\n', 'line 2: the image is not named'),
         ('image,mm_per_pixel\na.jpg,1\na.jpg,2\n', r'line 3: a\.jpg has 2 here and 1 above'),
