@@ -32,6 +32,7 @@ class Georeference:
         name: Its name in messages, such as EPSG:32632.
         metres: Length of the CRS's unit; None where it has none that lengths can be measured in.
         remedy: Why it has none, and what to do; empty if it has.
+        is_in_degrees: Whether the unit is an angle.
     """
 
     transform: tuple[float, float, float, float, float, float]
@@ -39,14 +40,15 @@ class Georeference:
     name: str
     metres: float | None
     remedy: str = ''
+    is_in_degrees: bool = False
 
-    def mm_per_pixel(self) -> float:
-        """Side of a pixel.
+    def check_pixels(self) -> None:
+        """Refuse pixels that have no one size, whatever the unit.
 
         Raises:
-            GeoreferenceError: The CRS is in degrees, stretched, or without a unit, or pixels are not square.
+            GeoreferenceError: They are not square, sheared, or in degrees.
         """
-        if self.metres is None:
+        if self.is_in_degrees:
             raise GeoreferenceError(f'{self.name} {self.remedy}')
         a, b, _, d, e, _ = self.transform
         across, down = math.hypot(a, d), math.hypot(b, e)
@@ -55,7 +57,18 @@ class Georeference:
                 f'its pixels are not square ({across:g} by {down:g}, or sheared). Resample it, for example with '
                 '`gdalwarp -tr SIZE SIZE`.'
             )
-        return 1000 * self.metres * math.sqrt(across * down)
+
+    def mm_per_pixel(self) -> float:
+        """Side of a pixel.
+
+        Raises:
+            GeoreferenceError: The CRS is in degrees, stretched, or without a unit, or pixels are not square.
+        """
+        self.check_pixels()
+        if self.metres is None:
+            raise GeoreferenceError(f'{self.name} {self.remedy}')
+        a, b, _, d, e, _ = self.transform
+        return 1000 * self.metres * math.sqrt(math.hypot(a, d) * math.hypot(b, e))
 
     def places(self, points: np.ndarray) -> np.ndarray:
         """Places in the CRS of (x, y) in pixels, shape (n, 2)."""
@@ -118,15 +131,14 @@ def import_rasterio(path: Path) -> Any:
     return rasterio
 
 
-def _unit(crs: Any) -> tuple[float | None, str]:
-    """Metres of the unit of a CRS; None and the remedy if lengths cannot be measured in it."""
-    remedy = (
-        'Reproject the image, for example with `gdalwarp -t_srs EPSG:CODE` to its UTM zone, or give --mm-per-pixel.'
-    )
+def _unit(crs: Any) -> tuple[float | None, str, bool]:
+    """Metres of the unit of a CRS; None and the remedy if lengths cannot be measured in it; whether it is degrees."""
+    reproject = 'Reproject the image, for example with `gdalwarp -t_srs EPSG:CODE` to its UTM zone'
     if crs.is_geographic:
-        return None, f'is in degrees, which are not as long in all directions. {remedy}'
+        return None, f'is in degrees, which are not as long in all directions. {reproject}.', True
+    remedy = f'{reproject}, or give --mm-per-pixel.'
     if not crs.is_projected:
-        return None, f'has no unit that is known for certain. {remedy}'
+        return None, f'has no unit that is known for certain. {remedy}', False
     if re.search(r'(PROJECTION|METHOD)\["(Popular Visualisation Pseudo )?Mercator', crs.to_wkt()):
-        return None, f'is a Mercator projection, whose metres grow with the latitude. {remedy}'
-    return float(crs.linear_units_factor[1]), ''
+        return None, f'is a Mercator projection, whose metres grow with the latitude. {remedy}', False
+    return float(crs.linear_units_factor[1]), '', False

@@ -39,19 +39,21 @@ class Scales:
         path below the table's folder, or by the file's name.
 
         Raises:
-            ScaleError: It is in a table of scales under two names with two scales; the georeference has no length, and
-                no scale is given; or the two contradict each other.
+            ScaleError: It is in a table of scales under two names with two scales; its pixels are not square, or in
+                degrees; the georeference has no length, and no scale is given; or the two contradict each other.
         """
         given = self._given(image)
         georeference = read_georeference(image)
         if georeference is None:
             return given
         try:
+            # Whoever gives one scale gives that of both sides.
+            georeference.check_pixels()
+            if georeference.metres is None and given is not None:
+                return given
             own = georeference.mm_per_pixel()
         except GeoreferenceError as error:
-            if given is None:
-                raise ScaleError(f'{image}: {error}') from error
-            return given
+            raise ScaleError(f'{image}: {error}') from error
         if given is not None and abs(given - own) > _TOLERANCE * own:
             raise ScaleError(
                 f'{image}: --mm-per-pixel is {given:g}, and its georeference says {own:g}. Leave it out for this image.'
