@@ -53,10 +53,31 @@ def test_faults_of_a_table(tmp_path: Path, text: str, message: str) -> None:
         read_scales(str(tmp_path / 'scales.csv'))
 
 
-def test_two_scales_for_a_photograph(tmp_path: Path) -> None:
-    (tmp_path / 'scales.csv').write_text('image,mm_per_pixel\na.jpg,1\nsite/a.jpg,2\n')
+def test_equal_file_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    above, below = tmp_path / 'x.jpg', tmp_path / 'sub' / 'x.jpg'
+    (tmp_path / 'scales.csv').write_text('image,mm_per_pixel\nx.jpg,0.1\nsub/x.jpg,0.5\n')
+    scales = read_scales(str(tmp_path / 'scales.csv'))
+    scales.require([above, below], '--severity')
+    assert (scales.of(above), scales.of(below)) == (0.1, 0.5)
+    (tmp_path / 'sub').mkdir()
+    monkeypatch.chdir(tmp_path / 'sub')
+    assert scales.of(Path('x.jpg')) == 0.5
+    (tmp_path / 'scales.csv').write_text('image,mm_per_pixel\nx.jpg,0.1\n')
+    scales = read_scales(str(tmp_path / 'scales.csv'))
+    scales.require([below], '--severity')
+    scales.require([below, Path('x.jpg')], '--severity')
+    with pytest.raises(
+        ScaleError, match=r'has x\.jpg, and that may be .*/x\.jpg or .*sub/x\.jpg. Name each by its path'
+    ):
+        scales.require([above, below], '--severity')
+
+
+def test_two_scales_for_a_photograph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'site').mkdir()
+    (tmp_path / 'site' / 'scales.csv').write_text('image,mm_per_pixel\na.jpg,1\nsite/a.jpg,2\n')
     with pytest.raises(ScaleError, match='several scales'):
-        read_scales(str(tmp_path / 'scales.csv')).of(tmp_path / 'site' / 'a.jpg')
+        read_scales('site/scales.csv').of(Path('site/a.jpg'))
 
 
 @pytest.mark.parametrize('text', ['0', 'nan', 'inf', '0,2', 'none.csv'])
