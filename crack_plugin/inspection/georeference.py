@@ -22,6 +22,10 @@ class GeoreferenceError(CrackPluginError, ValueError):
     """A georeference that lengths cannot be measured with, or that does not go with that of other images."""
 
 
+class UnreadableError(GeoreferenceError):
+    """A file whose georeference cannot be read."""
+
+
 @dataclass(frozen=True)
 class Georeference:
     """The place of an image.
@@ -94,7 +98,7 @@ def read_georeference(path: Path) -> Georeference | None:
     """The georeference of an image; None if it has none, or a transform without a CRS.
 
     Raises:
-        GeoreferenceError: The file is not there, or cannot be opened.
+        UnreadableError: The file is not there, cannot be opened, or GDAL refuses it.
         MissingPackageError: It is a GeoTIFF, and rasterio is not installed.
     """
     if path.suffix.lower() not in TIFF_SUFFIXES:
@@ -104,13 +108,21 @@ def read_georeference(path: Path) -> Georeference | None:
             if not tiff.pages.first.is_geotiff:
                 return None
     except OSError as error:
-        raise GeoreferenceError(f'{path} cannot be read: {error.strerror or error}.') from error
+        raise UnreadableError(
+            f'{path} cannot be read: {error.strerror or error}. Its place and scale are needed: put it back, or take '
+            'another --out.'
+        ) from error
     except (IndexError, KeyError, TypeError, ValueError, struct.error):  # what tifffile raises for damaged headers
         # A picture of another format, or damaged, which whoever reads the picture tells.
         return None
     rasterio = import_rasterio(path)
-    with rasterio.open(path) as source:
-        crs, transform = source.crs, source.transform
+    try:
+        with rasterio.open(path) as source:
+            crs, transform = source.crs, source.transform
+    except OSError as error:
+        raise UnreadableError(
+            f'{path} is a GeoTIFF that GDAL cannot read: {error}. Restore it, or take another --out without it.'
+        ) from error
     if crs is None or transform.is_identity:
         return None
     return Georeference(tuple(transform)[:6], crs.to_wkt(), crs.to_string(), *_unit(crs))

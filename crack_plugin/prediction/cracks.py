@@ -12,7 +12,7 @@ from tqdm import tqdm
 from crack_plugin.datasets.names import listed
 from crack_plugin.inspection.bands import Band, Crack, find_cracks
 from crack_plugin.inspection.features import Feature, Photograph, make_features
-from crack_plugin.inspection.georeference import read_georeference
+from crack_plugin.inspection.georeference import UnreadableError, read_georeference
 from crack_plugin.inspection.preannotations import Annotated, PreannotationError, write_preannotations
 from crack_plugin.inspection.scale import Scales
 from crack_plugin.inspection.severity import Profile
@@ -86,11 +86,12 @@ class Wanted:
                 f'--labels: {listed(videos)} is a video, whose frames are no files that could be labelled. Extract '
                 'them (`ffmpeg -i VIDEO frames/%06d.png`), and predict their folder, into another --out.'
             )
-        if self.severity is not None:
-            self.scales.require(images, '--severity')
         if self.features or self.measure:
+            images = [image for image in images if image not in new or _has_readable_place(image)]
             for image in images:
                 self.scales.of(image)
+            if self.severity is not None:
+                self.scales.require(images, '--severity')
             if self.scales.table is not None:
                 # Rows in pixels among those in millimetres would hardly be noticed.
                 self.scales.require(images, '--mm-per-pixel with a table')
@@ -98,6 +99,14 @@ class Wanted:
             check_packages()
         if self.vector:
             common_place({image: read_georeference(image) for image in images})
+
+
+def _has_readable_place(image: Path) -> bool:
+    try:
+        read_georeference(image)
+    except UnreadableError:
+        return False
+    return True
 
 
 def make_all(out: Path, class_names: Sequence[str], wanted: Wanted, overwrite: bool = False) -> list[str]:

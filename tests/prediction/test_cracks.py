@@ -8,13 +8,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from drawn_cracks import length, line
 
 from crack_plugin.errors import MissingPackageError
 from crack_plugin.inspection import vectors
 from crack_plugin.inspection.bands import Band, find_cracks
-from crack_plugin.inspection.georeference import GeoreferenceError
+from crack_plugin.inspection.georeference import GeoreferenceError, read_georeference
 from crack_plugin.inspection.preannotations import PreannotationError
 from crack_plugin.inspection.scale import ScaleError, Scales
 from crack_plugin.inspection.severity import PROFILES
@@ -181,6 +182,27 @@ def test_what_cannot_be_made_is_refused_before_anything_is_predicted(
     monkeypatch.setattr('crack_plugin.prediction.cracks.check_packages', missing)
     with pytest.raises(MissingPackageError):
         Wanted(vector=('gpkg',)).check([], done)
+
+
+def test_a_geotiff_that_gdal_refuses_does_not_stop_the_others(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip('rasterio')
+    path = tmp_path / 'damaged.tif'
+    settings = dict(driver='GTiff', height=4, width=6, count=3, dtype='uint8', crs='EPSG:32632')
+    with rasterio.open(path, 'w', transform=rasterio.Affine(0.001, 0, 5e5, 0, -0.001, 5e6), **settings) as file:
+        file.write(np.zeros((3, 4, 6), np.uint8))
+    with tifffile.TiffFile(path) as file:
+        place = file.pages.first.tags['StripOffsets'].offset
+    content = bytearray(path.read_bytes())
+    content[place : place + 2] = (65000).to_bytes(2, 'little')  # a tag that nobody knows, in the place of one needed
+    path.write_bytes(content)
+    with pytest.raises(GeoreferenceError, match=r'damaged\.tif is a GeoTIFF that GDAL cannot read'):
+        read_georeference(path)
+    wanted = Wanted(severity=PROFILES['ec2'], vector=('geojson',), measure=True, scales=Scales(for_all=1))
+    wanted.check([Source(path, 'damaged')], {})
+    # Unlike one that a result is to be made of.
+    row = Row(str(path), 'masks/damaged.png', 6, 4, 'crack', 0, 0.0, 0.0)
+    with pytest.raises(GeoreferenceError, match='GDAL cannot read'):
+        wanted.check([], {row.mask: [row]})
 
 
 def test_geopackage_without_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
