@@ -29,7 +29,7 @@ from crack_plugin.prediction.sources import MASKS, VIDEO_SUFFIXES, Source
 from crack_plugin.prediction.tables import TABLE, Row, read_table, write_csv
 
 CRACKS, PROFILES, UNCERTAINTY = 'cracks.csv', 'profiles.csv', 'uncertainty.csv'
-PROFILE_COLUMNS = ['image', 'id', 'branch', 'x', 'y', 'distance', 'width', 'unit']
+PROFILE_COLUMNS = ['image', 'mask', 'id', 'branch', 'x', 'y', 'distance', 'width', 'unit']
 
 
 @dataclass(frozen=True)
@@ -197,5 +197,6 @@ def _profile(feature: Feature) -> Iterator[list[object]]:
     scale = feature.scale
     for number, branch in enumerate(feature.branches, start=1):
         for (x, y), distance, width in zip(branch.points, branch.distances, branch.widths, strict=True):
+            place = (round(float(x), 3), round(float(y), 3))
             sizes = (round(float(value), 4) for value in (distance * scale, width * scale))
-            yield [str(feature.image), feature.id, number, round(float(x), 3), round(float(y), 3), *sizes, feature.unit]
+            yield [str(feature.image), feature.mask, feature.id, number, *place, *sizes, feature.unit]

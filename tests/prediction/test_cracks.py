@@ -104,6 +104,18 @@ def test_profiles_follow_the_centreline(out: Path) -> None:
         assert np.abs((places - (top, left)) @ normal).max() < 1
 
 
+def test_profiles_tell_the_frames_of_a_video_apart(out: Path) -> None:
+    rows = read_table(out / TABLE, 1)
+    cv2.imwrite(str(out / 'masks/pier/b.png'), cv2.imread(str(out / 'masks/a.png'), cv2.IMREAD_UNCHANGED))
+    write_record(out / 'records/pier/b.json', Record(0.2, [0.9, 0.8]))
+    write_table(out / TABLE, [replace(row, image='film.mp4') for group in rows.values() for row in group])
+    make_all(out, ['crack'], Wanted(width_profile=True))
+    profiles = rows_of(out / 'profiles.csv')
+    places = {(row['mask'], row['id'], row['branch'], row['distance']) for row in profiles}
+    assert len(places) == len(profiles)
+    assert {row['mask'] for row in profiles} == set(rows)
+
+
 def test_annotations_and_the_order_to_correct_them_in(out: Path) -> None:
     make_all(out, ['crack'], Wanted(labels=('yolo', 'coco', 'labelstudio')))
     rows = rows_of(out / 'uncertainty.csv')
