@@ -22,6 +22,10 @@ class GeoreferenceError(CrackPluginError, ValueError):
     """A georeference that lengths cannot be measured with, or that does not go with that of other images."""
 
 
+class UnreadableError(GeoreferenceError):
+    """A file whose georeference cannot be read."""
+
+
 @dataclass(frozen=True)
 class Georeference:
     """The place of an image.
@@ -32,6 +36,7 @@ class Georeference:
         name: Its name in messages, such as EPSG:32632.
         metres: Length of the CRS's unit; None where it has none that lengths can be measured in.
         remedy: Why it has none, and what to do; empty if it has.
+        is_in_degrees: Whether the unit is an angle.
     """
 
     transform: tuple[float, float, float, float, float, float]
@@ -39,14 +44,15 @@ class Georeference:
     name: str
     metres: float | None
     remedy: str = ''
+    is_in_degrees: bool = False
 
-    def mm_per_pixel(self) -> float:
-        """Side of a pixel.
+    def check_pixels(self) -> None:
+        """Refuse pixels that have no one size, whatever the unit.
 
         Raises:
-            GeoreferenceError: The CRS is in degrees, stretched, or without a unit, or pixels are not square.
+            GeoreferenceError: They are not square, sheared, or in degrees.
         """
-        if self.metres is None:
+        if self.is_in_degrees:
             raise GeoreferenceError(f'{self.name} {self.remedy}')
         a, b, _, d, e, _ = self.transform
         across, down = math.hypot(a, d), math.hypot(b, e)
@@ -55,7 +61,18 @@ class Georeference:
                 f'its pixels are not square ({across:g} by {down:g}, or sheared). Resample it, for example with '
                 '`gdalwarp -tr SIZE SIZE`.'
             )
-        return 1000 * self.metres * math.sqrt(across * down)
+
+    def mm_per_pixel(self) -> float:
+        """Side of a pixel.
+
+        Raises:
+            GeoreferenceError: The CRS is in degrees, stretched, or without a unit, or pixels are not square.
+        """
+        self.check_pixels()
+        if self.metres is None:
+            raise GeoreferenceError(f'{self.name} {self.remedy}')
+        a, b, _, d, e, _ = self.transform
+        return 1000 * self.metres * math.sqrt(math.hypot(a, d) * math.hypot(b, e))
 
     def places(self, points: np.ndarray) -> np.ndarray:
         """Places in the CRS of (x, y) in pixels, shape (n, 2)."""
@@ -81,7 +98,7 @@ def read_georeference(path: Path) -> Georeference | None:
     """The georeference of an image; None if it has none, or a transform without a CRS.
 
     Raises:
-        GeoreferenceError: The file is not there, or cannot be opened.
+        UnreadableError: The file is not there, cannot be opened, or GDAL refuses it.
         MissingPackageError: It is a GeoTIFF, and rasterio is not installed.
     """
     if path.suffix.lower() not in TIFF_SUFFIXES:
@@ -91,13 +108,21 @@ def read_georeference(path: Path) -> Georeference | None:
             if not tiff.pages.first.is_geotiff:
                 return None
     except OSError as error:
-        raise GeoreferenceError(f'{path} cannot be read: {error.strerror or error}.') from error
+        raise UnreadableError(
+            f'{path} cannot be read: {error.strerror or error}. Its place and scale are needed: put it back, or take '
+            'another --out.'
+        ) from error
     except (IndexError, KeyError, TypeError, ValueError, struct.error):  # what tifffile raises for damaged headers
         # A picture of another format, or damaged, which whoever reads the picture tells.
         return None
     rasterio = import_rasterio(path)
-    with rasterio.open(path) as source:
-        crs, transform = source.crs, source.transform
+    try:
+        with rasterio.open(path) as source:
+            crs, transform = source.crs, source.transform
+    except OSError as error:
+        raise UnreadableError(
+            f'{path} is a GeoTIFF that GDAL cannot read: {error}. Restore it, or take another --out without it.'
+        ) from error
     if crs is None or transform.is_identity:
         return None
     return Georeference(tuple(transform)[:6], crs.to_wkt(), crs.to_string(), *_unit(crs))
@@ -118,15 +143,14 @@ def import_rasterio(path: Path) -> Any:
     return rasterio
 
 
-def _unit(crs: Any) -> tuple[float | None, str]:
-    """Metres of the unit of a CRS; None and the remedy if lengths cannot be measured in it."""
-    remedy = (
-        'Reproject the image, for example with `gdalwarp -t_srs EPSG:CODE` to its UTM zone, or give --mm-per-pixel.'
-    )
+def _unit(crs: Any) -> tuple[float | None, str, bool]:
+    """Metres of the unit of a CRS; None and the remedy if lengths cannot be measured in it; whether it is degrees."""
+    reproject = 'Reproject the image, for example with `gdalwarp -t_srs EPSG:CODE` to its UTM zone'
     if crs.is_geographic:
-        return None, f'is in degrees, which are not as long in all directions. {remedy}'
+        return None, f'is in degrees, which are not as long in all directions. {reproject}.', True
+    remedy = f'{reproject}, or give --mm-per-pixel.'
     if not crs.is_projected:
-        return None, f'has no unit that is known for certain. {remedy}'
+        return None, f'has no unit that is known for certain. {remedy}', False
     if re.search(r'(PROJECTION|METHOD)\["(Popular Visualisation Pseudo )?Mercator', crs.to_wkt()):
-        return None, f'is a Mercator projection, whose metres grow with the latitude. {remedy}'
-    return float(crs.linear_units_factor[1]), ''
+        return None, f'is a Mercator projection, whose metres grow with the latitude. {remedy}', False
+    return float(crs.linear_units_factor[1]), '', False

@@ -1,5 +1,7 @@
 """Predictions as annotations to be corrected: YOLO (also Ultralytics' of CVAT), COCO and Label Studio."""
 
+import filecmp
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +23,10 @@ from crack_plugin.inspection.outlines import shells_without_holes
 LABELS = 'labels'
 FORMATS = ('yolo', 'coco', 'labelstudio')
 _SPLIT = 'train'
+_COCO = Path('coco', 'annotations', 'instances_default.json')
+_TASKS, _CONFIG = Path('labelstudio', 'tasks.json'), Path('labelstudio', 'config.xml')
+_WRITTEN = '.written'
+"""SHA-256 of the files of all photographs that were written: one that is not here was changed since."""
 
 
 class PreannotationError(CrackPluginError, ValueError):
@@ -61,20 +67,25 @@ def write_preannotations(
         out: Gets ``labels/yolo``, ``labels/coco`` and ``labels/labelstudio``.
         formats: Some of :data:`FORMATS`.
         class_names: Of the K classes.
-        overwrite: Whether labels of YOLO that were changed since are replaced.
+        overwrite: Whether annotations that were changed since are replaced, and photographs that are not among these
+            are no longer linked.
 
     Returns:
         A line for each format that says how to go on.
 
     Raises:
-        PreannotationError: A label of YOLO was changed since it was written; or the link of an image cannot be made.
+        PreannotationError: Annotations were changed or deleted since they were written; or the link of an image
+            cannot be made.
     """
     folder = out / LABELS
+    if not overwrite:
+        _check_unchanged(folder, [*[_COCO] * ('coco' in formats), *[_TASKS, _CONFIG] * ('labelstudio' in formats)])
+    links: set[Path] = set()
     coco = _Coco(class_names)
     tasks: list[tuple[Path, dict[str, Any]]] = []
     for photograph in photographs:
         if 'yolo' in formats:
-            _write_yolo(photograph, folder / 'yolo', len(class_names), overwrite)
+            links.add(_write_yolo(photograph, folder / 'yolo', len(class_names), overwrite))
         if 'coco' in formats:
             _link(photograph.image, folder / 'coco' / 'images' / photograph.file_name)
             coco.add(photograph)
@@ -84,27 +95,66 @@ def write_preannotations(
     if 'yolo' in formats:
         content = {'path': '.', 'train': f'{_SPLIT}.txt', 'names': dict(enumerate(class_names))}
         write_atomically(folder / 'yolo' / 'data.yaml', yaml.safe_dump(content, allow_unicode=True).encode())
+        if overwrite:
+            _drop_links(folder / 'yolo', links)
         _write_list(folder / 'yolo')
         lines.append(f'{folder / "yolo"}: correct labels/{_SPLIT}, divide it with tools/split_dataset.py, and train')
     if 'coco' in formats:
-        path = folder / 'coco' / 'annotations' / 'instances_default.json'
-        write_atomically(path, json.dumps(coco.content).encode())
-        lines.append(f'{path}: COCO, for CVAT and Roboflow')
+        _write(folder, _COCO, json.dumps(coco.content).encode())
+        lines.append(f'{folder / _COCO}: COCO, for CVAT and Roboflow')
     if 'labelstudio' in formats and tasks:
-        lines.append(_write_labelstudio(tasks, folder / 'labelstudio', class_names))
+        lines.append(_write_labelstudio(tasks, folder, class_names))
     return lines
 
 
-def _write_yolo(photograph: Annotated, folder: Path, classes: int, overwrite: bool) -> None:
+def _check_unchanged(folder: Path, names: Iterable[Path]) -> None:
+    """Refuse to go on where corrections would be lost."""
+    written = _written(folder)
+    for path in (folder / name for name in names):
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() not in written:
+            raise PreannotationError(
+                f'{path} was changed since it was written. Move it away, take another --out, or pass --overwrite to '
+                'replace it.'
+            )
+
+
+def _written(folder: Path) -> list[str]:
+    path = folder / _WRITTEN
+    return path.read_text().split() if path.is_file() else []
+
+
+def _write(folder: Path, name: Path, content: bytes) -> None:
+    """Write what :func:`_check_unchanged` knows again."""
+    digests = dict.fromkeys([*_written(folder), hashlib.sha256(content).hexdigest()])
+    # First, so that whatever is stopped in between, the file is known.
+    write_atomically(folder / _WRITTEN, ''.join(f'{digest}\n' for digest in digests).encode())
+    write_atomically(folder / name, content)
+
+
+def _write_yolo(photograph: Annotated, folder: Path, classes: int, overwrite: bool) -> Path:
+    """Write a label and link its image; the link."""
     text = ''.join(format_labels(photograph.labels == label, label - 1) for label in range(1, classes + 1))
     path = folder / 'labels' / _SPLIT / f'{photograph.name}.txt'
-    if path.is_file() and not overwrite and path.read_text(encoding='utf-8') != text:
+    link = folder / 'images' / _SPLIT / photograph.file_name
+    # An image without a label is background: whoever deletes a label says that there is none.
+    former = path.read_text(encoding='utf-8') if path.is_file() else '' if os.path.lexists(link) else text
+    if former != text and not overwrite:
         raise PreannotationError(
-            f'{path} was changed since it was written, or the model predicts something else now. Take another --out, '
-            'or pass --overwrite to replace it.'
+            f'{path} was {"changed" if path.is_file() else "deleted"} since it was written, or the model predicts '
+            'something else now. Take another --out, or pass --overwrite to replace it.'
         )
-    _link(photograph.image, folder / 'images' / _SPLIT / photograph.file_name)
+    _check_there(photograph.image)
     write_atomically(path, text.encode())
+    # Last: a run that is stopped in between would leave an image whose label looks deleted.
+    _link(photograph.image, link)
+    return link
+
+
+def _drop_links(folder: Path, kept: set[Path]) -> None:
+    """Take images that are no longer predicted out of the dataset; the labels stay, which may have been corrected."""
+    for path in (folder / 'images' / _SPLIT).rglob('*'):
+        if path.is_symlink() and path not in kept:
+            path.unlink()
 
 
 def _write_list(folder: Path) -> None:
@@ -114,12 +164,22 @@ def _write_list(folder: Path) -> None:
     write_atomically(folder / f'{_SPLIT}.txt', text.encode(errors='surrogateescape'))
 
 
-def _link(image: Path, link: Path) -> None:
+def _check_there(image: Path) -> None:
     if not image.is_file():
         raise PreannotationError(f'{image} is not there any more, so that it cannot be labelled. Take another --out.')
+
+
+def _link(image: Path, link: Path) -> None:
+    _check_there(image)
     try:
         link.parent.mkdir(parents=True, exist_ok=True)
-        if link.resolve() != image.resolve():
+        if link.is_file() and not link.is_symlink():
+            # As an annotation tool exports it; anything else was not made here.
+            if not filecmp.cmp(image, link, shallow=False):
+                raise PreannotationError(
+                    f'{link} is another picture than {image}. Move it away, or take another --out.'
+                )
+        elif link.resolve() != image.resolve():
             link.unlink(missing_ok=True)
             link.symlink_to(image.resolve())
     except OSError as error:
@@ -202,14 +262,14 @@ def _write_labelstudio(tasks: list[tuple[Path, dict[str, Any]]], folder: Path, c
         task['data'] = {'image': f'/data/local-files/?d={name}', **task['data']}
     # Those that the model is least sure of come first.
     ordered = sorted((task for _, task in tasks), key=lambda task: -task['data']['uncertainty'])
-    write_atomically(folder / 'tasks.json', json.dumps(ordered).encode())
+    _write(folder, _TASKS, json.dumps(ordered).encode())
     labels = ''.join(f'\n    <Label value={quoteattr(name)}/>' for name in class_names)
     config = (
         '<View>\n  <Image name="image" value="$image" zoom="true"/>\n'
         f'  <PolygonLabels name="label" toName="image" strokeWidth="1">{labels}\n  </PolygonLabels>\n</View>\n'
     )
-    write_atomically(folder / 'config.xml', config.encode())
+    _write(folder, _CONFIG, config.encode())
     return (
-        f'{folder / "tasks.json"}: Label Studio, started with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true '
+        f'{folder / _TASKS}: Label Studio, started with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true '
         f'LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={root}'
     )

@@ -36,22 +36,24 @@ class Scales:
         """Millimetres a pixel of a photograph; None if nothing tells them.
 
         A GeoTIFF's are those of its georeference. In a table a photograph is named by its path as it is given, by the
-        path below the table's folder, or by the file's name.
+        path below the table's folder, or, where no path is there, by the file's name.
 
         Raises:
-            ScaleError: It is in a table of scales under two names with two scales; the georeference has no length, and
-                no scale is given; or the two contradict each other.
+            ScaleError: It is in a table of scales under two paths with two scales; its pixels are not square, or in
+                degrees; the georeference has no length, and no scale is given; or the two contradict each other.
         """
         given = self._given(image)
         georeference = read_georeference(image)
         if georeference is None:
             return given
         try:
+            # Whoever gives one scale gives that of both sides.
+            georeference.check_pixels()
+            if georeference.metres is None and given is not None:
+                return given
             own = georeference.mm_per_pixel()
         except GeoreferenceError as error:
-            if given is None:
-                raise ScaleError(f'{image}: {error}') from error
-            return given
+            raise ScaleError(f'{image}: {error}') from error
         if given is not None and abs(given - own) > _TOLERANCE * own:
             raise ScaleError(
                 f'{image}: --mm-per-pixel is {given:g}, and its georeference says {own:g}. Leave it out for this image.'
@@ -59,11 +61,12 @@ class Scales:
         return own
 
     def require(self, images: Iterable[Path], what: str) -> None:
-        """Refuse photographs without a scale.
+        """Refuse photographs without a scale, and those of one name in the table.
 
         Raises:
             ScaleError: There are some.
         """
+        images = list(images)
         missing = [image for image in images if self.of(image) is None]
         if missing:
             where = f' (not in {self.table})' if self.table else ''
@@ -71,18 +74,34 @@ class Scales:
                 f'{what} needs the scale of every photograph, and that of {listed(missing)} is not known{where}: '
                 '--mm-per-pixel MM, or --mm-per-pixel FILE.csv with the columns image, mm_per_pixel.'
             )
+        owners: dict[str, Path] = {}
+        for image in images:
+            for name in self._names(image)[:1]:
+                other = owners.setdefault(name, image)
+                if other.resolve() != image.resolve():
+                    raise ScaleError(
+                        f'{self.table} has {name}, and that may be {other} or {image}. Name each by its path.'
+                    )
 
     def _given(self, image: Path) -> float | None:
         if self.table is None:
             return self.for_all
-        names = {str(image), image.as_posix(), image.name}
-        folder = self.table.parent.resolve()
-        if image.resolve().is_relative_to(folder):
-            names.add(image.resolve().relative_to(folder).as_posix())
-        found = {self.by_image[name] for name in names if name in self.by_image}
+        found = {self.by_image[name] for name in self._names(image)}
         if len(found) > 1:
             raise ScaleError(f'{self.table} has several scales for {image}. Name it once, by its path.')
         return found.pop() if found else None
+
+    def _names(self, image: Path) -> list[str]:
+        """By which names the table has a photograph: paths, or else its file's name, which others may have as well."""
+        if self.table is None:
+            return []
+        paths = {str(image), image.as_posix()} - {image.name}
+        folder = self.table.parent.resolve()
+        if image.resolve().is_relative_to(folder):
+            paths.add(image.resolve().relative_to(folder).as_posix())
+        return [name for name in sorted(paths) if name in self.by_image] or [
+            name for name in (image.name,) if name in self.by_image
+        ]
 
 
 def read_scales(text: str | None) -> Scales:
@@ -113,6 +132,9 @@ def read_scales(text: str | None) -> Scales:
     by_image: dict[str, float] = {}
     for row in lines:
         place = f'{path}, line {lines.line_num}'
+        # Those without a name: 1,5 is two cells where commas separate them.
+        if any(cell.strip() for cell in row.get(None, ())):
+            raise ScaleError(f'{place}: more cells than columns. Decimals have a point.')
         name, value = (row['image'] or '').strip(), (row['mm_per_pixel'] or '').strip()
         if not name:
             raise ScaleError(f'{place}: the image is not named.')

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from crack_plugin.datasets.names import listed
 from crack_plugin.inspection.bands import Band, Crack, find_cracks
 from crack_plugin.inspection.features import Feature, Photograph, make_features
-from crack_plugin.inspection.georeference import read_georeference
+from crack_plugin.inspection.georeference import UnreadableError, read_georeference
 from crack_plugin.inspection.preannotations import Annotated, PreannotationError, write_preannotations
 from crack_plugin.inspection.scale import Scales
 from crack_plugin.inspection.severity import Profile
@@ -32,7 +32,7 @@ from crack_plugin.prediction.sources import MASKS, VIDEO_SUFFIXES, Source
 from crack_plugin.prediction.tables import TABLE, Row, read_table, write_csv
 
 CRACKS, PROFILES, UNCERTAINTY = 'cracks.csv', 'profiles.csv', 'uncertainty.csv'
-PROFILE_COLUMNS = ['image', 'id', 'branch', 'x', 'y', 'distance', 'width', 'unit']
+PROFILE_COLUMNS = ['image', 'mask', 'id', 'branch', 'x', 'y', 'distance', 'width', 'unit']
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,15 @@ class Wanted:
             )
         if self.report is not None and rasters:
             raise OptionError(
-                f'--report shows whole photographs, and {listed(rasters)} is predicted in bands: take --cracks and --vector, '
-                'whose files a GIS shows on the map.'
+                f'--report shows whole photographs, and {listed(rasters)} is predicted in bands: take --cracks and '
+                '--vector, whose files a GIS shows on the map.'
             )
-        if self.severity is not None:
-            self.scales.require(images, '--severity')
         if self.features or self.measure:
+            images = [image for image in images if image not in new or _has_readable_place(image)]
             for image in images:
                 self.scales.of(image)
+            if self.severity is not None:
+                self.scales.require(images, '--severity')
             if self.scales.table is not None:
                 # Rows in pixels among those in millimetres would hardly be noticed.
                 self.scales.require(images, '--mm-per-pixel with a table')
@@ -124,6 +125,14 @@ class Wanted:
             check_packages()
         if self.vector:
             common_place({image: read_georeference(image) for image in images})
+
+
+def _has_readable_place(image: Path) -> bool:
+    try:
+        read_georeference(image)
+    except UnreadableError:
+        return False
+    return True
 
 
 def make_all(
@@ -234,5 +243,6 @@ def _profile(feature: Feature) -> Iterator[list[object]]:
     scale = feature.scale
     for number, branch in enumerate(feature.branches, start=1):
         for (x, y), distance, width in zip(branch.points, branch.distances, branch.widths, strict=True):
+            place = (round(float(x), 3), round(float(y), 3))
             sizes = (round(float(value), 4) for value in (distance * scale, width * scale))
-            yield [str(feature.image), feature.id, number, round(float(x), 3), round(float(y), 3), *sizes, feature.unit]
+            yield [str(feature.image), feature.mask, feature.id, number, *place, *sizes, feature.unit]

@@ -89,6 +89,74 @@ def test_labels_that_were_corrected_are_not_overwritten(tmp_path: Path, photogra
     assert_same(read(tmp_path / 'labels' / 'yolo'), photographs)
 
 
+@pytest.mark.parametrize(
+    ('kind', 'name'),
+    [
+        ('coco', 'coco/annotations/instances_default.json'),
+        ('labelstudio', 'labelstudio/tasks.json'),
+        ('labelstudio', 'labelstudio/config.xml'),
+    ],
+)
+def test_files_of_all_photographs_that_were_corrected(
+    tmp_path: Path, photographs: dict[str, np.ndarray], kind: str, name: str
+) -> None:
+    def write(count: int, overwrite: bool = False) -> bytes:
+        some = dict([*photographs.items()][:count])
+        write_preannotations(annotated(tmp_path / 'site', some), tmp_path, [kind], NAMES, overwrite)
+        return (tmp_path / 'labels' / name).read_bytes()
+
+    first = write(2)
+    # Further photographs change the file, and are no correction.
+    whole = write(4)
+    assert (first == whole) == name.endswith('xml')
+    (tmp_path / 'labels' / name).write_bytes(b'corrected')
+    with pytest.raises(PreannotationError, match=rf'{name} was changed since it was written. Move it away'):
+        write(4)
+    assert (tmp_path / 'labels' / name).read_bytes() == b'corrected'
+    assert write(4, overwrite=True) == whole
+
+
+def test_a_label_that_was_deleted_does_not_come_back(tmp_path: Path, photographs: dict[str, np.ndarray]) -> None:
+    def write(overwrite: bool = False) -> None:
+        write_preannotations(annotated(tmp_path / 'site', photographs), tmp_path, ['yolo'], NAMES, overwrite)
+
+    write()
+    labels = tmp_path / 'labels' / 'yolo' / 'labels' / 'train'
+    (labels / 'empty.txt').unlink()
+    write()
+    (labels / 'a.txt').unlink()
+    with pytest.raises(PreannotationError, match=r'a\.txt was deleted since it was written'):
+        write()
+    assert not (labels / 'a.txt').exists()
+    write(overwrite=True)
+    assert_same(read(tmp_path / 'labels' / 'yolo'), photographs)
+
+
+def test_files_in_the_place_of_links(tmp_path: Path, photographs: dict[str, np.ndarray]) -> None:
+    def write(overwrite: bool = False) -> None:
+        write_preannotations(annotated(tmp_path / 'site', photographs), tmp_path, ['yolo'], NAMES, overwrite)
+
+    write()
+    link = tmp_path / 'labels' / 'yolo' / 'images' / 'train' / 'a.jpg'
+    content = link.read_bytes()
+    link.unlink()
+    link.write_bytes(content)
+    write()
+    assert not link.is_symlink()
+    link.write_bytes(b'another')
+    with pytest.raises(PreannotationError, match=r'images/train/a\.jpg is another picture'):
+        write(overwrite=True)
+    assert link.read_bytes() == b'another'
+
+
+def test_overwritten_by_other_photographs(tmp_path: Path, photographs: dict[str, np.ndarray]) -> None:
+    for names in (['a', 'empty'], ['pier 2/a']):
+        some = {name: photographs[name] for name in names}
+        write_preannotations(annotated(tmp_path / 'site', some), tmp_path, ['yolo'], NAMES, overwrite=True)
+    assert (tmp_path / 'labels' / 'yolo' / 'train.txt').read_text().split('\n') == ['images/train/pier 2/a.jpg', '']
+    assert (tmp_path / 'site' / 'a.jpg').is_file()
+
+
 def test_coco_by_pycocotools_and_back(tmp_path: Path, photographs: dict[str, np.ndarray]) -> None:
     tools = pytest.importorskip('pycocotools.coco')
     from crack_plugin.datasets.coco import convert_coco

@@ -8,13 +8,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from drawn_cracks import length, line
 
 from crack_plugin.errors import MissingPackageError
 from crack_plugin.inspection import vectors
 from crack_plugin.inspection.bands import Band, find_cracks
-from crack_plugin.inspection.georeference import GeoreferenceError
+from crack_plugin.inspection.georeference import GeoreferenceError, read_georeference
 from crack_plugin.inspection.preannotations import PreannotationError
 from crack_plugin.inspection.scale import ScaleError, Scales
 from crack_plugin.inspection.severity import PROFILES
@@ -103,6 +104,18 @@ def test_profiles_follow_the_centreline(out: Path) -> None:
         assert np.abs((places - (top, left)) @ normal).max() < 1
 
 
+def test_profiles_tell_the_frames_of_a_video_apart(out: Path) -> None:
+    rows = read_table(out / TABLE, 1)
+    cv2.imwrite(str(out / 'masks/pier/b.png'), cv2.imread(str(out / 'masks/a.png'), cv2.IMREAD_UNCHANGED))
+    write_record(out / 'records/pier/b.json', Record(0.2, [0.9, 0.8]))
+    write_table(out / TABLE, [replace(row, image='film.mp4') for group in rows.values() for row in group])
+    make_all(out, ['crack'], Wanted(width_profile=True))
+    profiles = rows_of(out / 'profiles.csv')
+    places = {(row['mask'], row['id'], row['branch'], row['distance']) for row in profiles}
+    assert len(places) == len(profiles)
+    assert {row['mask'] for row in profiles} == set(rows)
+
+
 def test_annotations_and_the_order_to_correct_them_in(out: Path) -> None:
     make_all(out, ['crack'], Wanted(labels=('yolo', 'coco', 'labelstudio')))
     rows = rows_of(out / 'uncertainty.csv')
@@ -181,6 +194,27 @@ def test_what_cannot_be_made_is_refused_before_anything_is_predicted(
     monkeypatch.setattr('crack_plugin.prediction.cracks.check_packages', missing)
     with pytest.raises(MissingPackageError):
         Wanted(vector=('gpkg',)).check([], done)
+
+
+def test_a_geotiff_that_gdal_refuses_does_not_stop_the_others(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip('rasterio')
+    path = tmp_path / 'damaged.tif'
+    settings = dict(driver='GTiff', height=4, width=6, count=3, dtype='uint8', crs='EPSG:32632')
+    with rasterio.open(path, 'w', transform=rasterio.Affine(0.001, 0, 5e5, 0, -0.001, 5e6), **settings) as file:
+        file.write(np.zeros((3, 4, 6), np.uint8))
+    with tifffile.TiffFile(path) as file:
+        place = file.pages.first.tags['StripOffsets'].offset
+    content = bytearray(path.read_bytes())
+    content[place : place + 2] = (65000).to_bytes(2, 'little')  # a tag that nobody knows, in the place of one needed
+    path.write_bytes(content)
+    with pytest.raises(GeoreferenceError, match=r'damaged\.tif is a GeoTIFF that GDAL cannot read'):
+        read_georeference(path)
+    wanted = Wanted(severity=PROFILES['ec2'], vector=('geojson',), measure=True, scales=Scales(for_all=1))
+    wanted.check([Source(path, 'damaged')], {})
+    # Unlike one that a result is to be made of.
+    row = Row(str(path), 'masks/damaged.png', 6, 4, 'crack', 0, 0.0, 0.0)
+    with pytest.raises(GeoreferenceError, match='GDAL cannot read'):
+        wanted.check([], {row.mask: [row]})
 
 
 def test_geopackage_without_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
