@@ -58,9 +58,9 @@ def measure(crack: Crack, shape: tuple[int, int], tile: int = TILE, halo: int = 
     its pixels by its share of the length, both averaged along the crack (a Gaussian of 3 px standard deviation). The
     area of a drawn shape is that of its pixels on average, whatever its direction, so that the mean width of a straight
     crack is right to a few hundredths of a pixel; the largest disc that fits, by which whole images are measured, is
-    up to 0.7 px off. At junctions at right angles it is about the mean of the branches' widths, where a disc would be wider
-    than each; at acute angles it is more, because the branches run into one another. Where the crack bulges, it is no
-    wider than a disc may be.
+    up to 0.7 px off. At junctions at right angles it is about the mean of the branches' widths, where a disc would be
+    wider than each; at acute angles it is more, because the branches run into one another. Where the crack bulges, it
+    is no wider than a disc may be.
 
     Args:
         crack: Its pixels.
