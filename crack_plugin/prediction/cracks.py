@@ -124,11 +124,11 @@ def make_all(out: Path, class_names: Sequence[str], wanted: Wanted, overwrite: b
     done = recorded(read_table(out / TABLE, len(class_names)), out)
     lines = []
     if wanted.features:
-        features = [
+        features = (
             feature
             for rows, labels, cracks, _ in _masks(done, out, 'measuring')
             for feature in make_features(_photograph(rows, labels, class_names, wanted.scales), cracks, wanted.severity)
-        ]
+        )
         lines += _write_features(features, done, out, wanted)
     if wanted.labels:
         uncertainties: list[tuple[str, str, float]] = []
@@ -167,20 +167,43 @@ def _photograph(rows: list[Row], labels: np.ndarray, class_names: Sequence[str],
     return Photograph(image, rows[0].mask, (height, width), class_names, scales.of(image), georeference)
 
 
-def _write_features(features: list[Feature], done: dict[str, list[Row]], out: Path, wanted: Wanted) -> list[str]:
-    write_csv(out / CRACKS, PROPERTIES, (_cells(feature) for feature in features))
-    lines = [f'{out / CRACKS}: {len(features):,} cracks in {len(done):,} images']
+def _write_features(features: Iterator[Feature], done: dict[str, list[Row]], out: Path, wanted: Wanted) -> list[str]:
+    counts: Counter[str] = Counter()
+    total = 0
+    # Outlines and centrelines are held of all photographs only where they share a file that needs them together.
+    kept: list[Feature] = []
+
+    def passing() -> Iterator[Feature]:
+        nonlocal total
+        for feature in features:
+            total += 1
+            if feature.rating is not None:
+                counts[feature.rating.severity] += 1
+            if wanted.vector:
+                kept.append(feature)
+            yield feature
+
     if wanted.width_profile:
-        write_csv(out / PROFILES, PROFILE_COLUMNS, (row for feature in features for row in _profile(feature)))
+        cells: list[list[object]] = []
+
+        def profiles() -> Iterator[list[object]]:
+            for feature in passing():
+                cells.append(_cells(feature))
+                yield from _profile(feature)
+
+        write_csv(out / PROFILES, PROFILE_COLUMNS, profiles())
+        write_csv(out / CRACKS, PROPERTIES, cells)
+    else:
+        write_csv(out / CRACKS, PROPERTIES, map(_cells, passing()))
+    lines = [f'{out / CRACKS}: {total:,} cracks in {len(done):,} images']
     if wanted.vector:
         place = common_place({Path(rows[0].image): read_georeference(Path(rows[0].image)) for rows in done.values()})
         if 'geojson' in wanted.vector:
-            write_geojson(out, features, place)
+            write_geojson(out, kept, place)
         if 'gpkg' in wanted.vector:
-            write_geopackage(out, features, place)
+            write_geopackage(out, kept, place)
         lines.append(f'vectors in {place.name}')
     if wanted.severity is not None:
-        counts = Counter(feature.rating.severity for feature in features if feature.rating is not None)
         levels = [level.name for level in wanted.severity.levels]
         lines.append(f'severity by {wanted.severity.name}: {wanted.severity.source}')
         lines += [f'  {level}: {counts.pop(level, 0):,}' for level in levels]
