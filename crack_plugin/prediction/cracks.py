@@ -79,7 +79,8 @@ class Wanted:
         """
         # What cannot be read is told after the others are predicted.
         new = [source.path for source in sources if source.path.is_file()]
-        images = list(dict.fromkeys([*new, *(Path(rows[0].image) for rows in done.values())]))
+        former = {Path(rows[0].image): None for rows in done.values()}
+        images = list(dict.fromkeys([*new, *former]))
         videos = [image for image in images if image.suffix.lower() in VIDEO_SUFFIXES]
         if self.labels and videos:
             raise PreannotationError(
@@ -87,7 +88,7 @@ class Wanted:
                 'them (`ffmpeg -i VIDEO frames/%06d.png`), and predict their folder, into another --out.'
             )
         if self.features or self.measure:
-            images = [image for image in images if image not in new or _has_readable_place(image)]
+            images = [image for image in images if image in former or _has_readable_place(image)]
             for image in images:
                 self.scales.of(image)
             if self.severity is not None:

@@ -247,7 +247,7 @@ def test_a_geotiff_that_gdal_refuses_does_not_stop_the_others(tmp_path: Path) ->
     # Unlike one that a result is to be made of.
     row = Row(str(path), 'masks/damaged.png', 6, 4, 'crack', 0, 0.0, 0.0)
     with pytest.raises(GeoreferenceError, match='GDAL cannot read'):
-        wanted.check([], {row.mask: [row]})
+        wanted.check([Source(path, 'damaged')], {row.mask: [row]})
 
 
 def test_geopackage_without_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
