@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,18 +136,22 @@ def write_geojson(folder: Path, features: Sequence[Feature], place: Place) -> No
     The CRS is named as in GeoJSON of 2008, which GDAL and QGIS read; RFC 7946 knows longitudes and latitudes only.
     """
     for layer in LAYERS:
-        content: dict[str, Any] = {'type': 'FeatureCollection', 'name': layer}
-        if place.wkt is not None:
-            content['crs'] = {'type': 'name', 'properties': {'name': _crs_name(place)}}
-        content['features'] = [
-            {
-                'type': 'Feature',
-                'properties': properties(feature),
-                'geometry': geometry(feature, layer, place.by_image[feature.image]),
-            }
-            for feature in features
-        ]
-        write_atomically(folder / f'{layer}.geojson', json.dumps(content, separators=(',', ':')).encode())
+        write_atomically(folder / f'{layer}.geojson', partial(_write_layer, layer, features, place))
+
+
+def _write_layer(layer: str, features: Sequence[Feature], place: Place, path: Path) -> None:
+    head: dict[str, Any] = {'type': 'FeatureCollection', 'name': layer}
+    if place.wkt is not None:
+        head['crs'] = {'type': 'name', 'properties': {'name': _crs_name(place)}}
+    encode = json.JSONEncoder(separators=(',', ':')).encode
+    with path.open('w', encoding='utf-8') as file:
+        # The text of all features together would need several times the memory that they do.
+        file.write(f'{encode(head)[:-1]},"features":[')
+        for number, feature in enumerate(features):
+            shape = geometry(feature, layer, place.by_image[feature.image])
+            content = {'type': 'Feature', 'properties': properties(feature), 'geometry': shape}
+            file.write(f'{"," if number else ""}{encode(content)}')
+        file.write(']}')
 
 
 def check_packages() -> None:

@@ -88,7 +88,8 @@ class Wanted:
         """
         # What cannot be read is told after the others are predicted.
         new = [source.path for source in sources if source.path.is_file()]
-        images = list(dict.fromkeys([*new, *(Path(rows[0].image) for rows in done.values())]))
+        former = {Path(rows[0].image): None for rows in done.values()}
+        images = list(dict.fromkeys([*new, *former]))
         videos = [image for image in images if image.suffix.lower() in VIDEO_SUFFIXES]
         if self.labels and videos:
             raise PreannotationError(
@@ -113,7 +114,7 @@ class Wanted:
                 '--vector, whose files a GIS shows on the map.'
             )
         if self.features or self.measure:
-            images = [image for image in images if image not in new or _has_readable_place(image)]
+            images = [image for image in images if image in former or _has_readable_place(image)]
             for image in images:
                 self.scales.of(image)
             if self.severity is not None:
@@ -165,15 +166,19 @@ def make_all(
             'name their files, too, and they are predicted again.'
         )
     if wanted.features:
-        features = [
+        features = (
             feature
             for rows, _, cracks, _ in _masks(done, out, 'measuring')
             for feature in make_features(_photograph(rows, class_names, wanted.scales), cracks, wanted.severity)
-        ]
-        lines += _write_features(features, done, out, wanted)
-        if wanted.report is not None:
+        )
+        if wanted.report is None:
+            lines += _write_features(features, done, out, wanted)
+        else:
+            # The page begins with what is worst of all.
+            together = list(features)
+            lines += _write_features(iter(together), done, out, wanted)
             run = Run(out, wanted.report, class_names, wanted.scales, wanted.severity, threshold, left_out)
-            lines.append(write_report(run, done, features))
+            lines.append(write_report(run, done, together))
     if wanted.labels:
         uncertainties: list[tuple[str, str, float]] = []
 
@@ -213,20 +218,43 @@ def _photograph(rows: list[Row], class_names: Sequence[str], scales: Scales) -> 
     return Photograph(image, rows[0].mask, (rows[0].height, rows[0].width), class_names, scales.of(image), georeference)
 
 
-def _write_features(features: list[Feature], done: dict[str, list[Row]], out: Path, wanted: Wanted) -> list[str]:
-    write_csv(out / CRACKS, PROPERTIES, (_cells(feature) for feature in features))
-    lines = [f'{out / CRACKS}: {len(features):,} cracks in {len(done):,} images']
+def _write_features(features: Iterator[Feature], done: dict[str, list[Row]], out: Path, wanted: Wanted) -> list[str]:
+    counts: Counter[str] = Counter()
+    total = 0
+    # Outlines and centrelines are held of all photographs only where they share a file that needs them together.
+    kept: list[Feature] = []
+
+    def passing() -> Iterator[Feature]:
+        nonlocal total
+        for feature in features:
+            total += 1
+            if feature.rating is not None:
+                counts[feature.rating.severity] += 1
+            if wanted.vector:
+                kept.append(feature)
+            yield feature
+
     if wanted.width_profile:
-        write_csv(out / PROFILES, PROFILE_COLUMNS, (row for feature in features for row in _profile(feature)))
+        cells: list[list[object]] = []
+
+        def profiles() -> Iterator[list[object]]:
+            for feature in passing():
+                cells.append(_cells(feature))
+                yield from _profile(feature)
+
+        write_csv(out / PROFILES, PROFILE_COLUMNS, profiles())
+        write_csv(out / CRACKS, PROPERTIES, cells)
+    else:
+        write_csv(out / CRACKS, PROPERTIES, map(_cells, passing()))
+    lines = [f'{out / CRACKS}: {total:,} cracks in {len(done):,} images']
     if wanted.vector:
         place = common_place({Path(rows[0].image): read_georeference(Path(rows[0].image)) for rows in done.values()})
         if 'geojson' in wanted.vector:
-            write_geojson(out, features, place)
+            write_geojson(out, kept, place)
         if 'gpkg' in wanted.vector:
-            write_geopackage(out, features, place)
+            write_geopackage(out, kept, place)
         lines.append(f'vectors in {place.name}')
     if wanted.severity is not None:
-        counts = Counter(feature.rating.severity for feature in features if feature.rating is not None)
         levels = [level.name for level in wanted.severity.levels]
         lines.append(f'severity by {wanted.severity.name}: {wanted.severity.source}')
         lines += [f'  {level}: {counts.pop(level, 0):,}' for level in levels]

@@ -109,10 +109,13 @@ def write_table(table: Path, rows: Sequence[Row]) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file with a header."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(columns)
-    writer.writerows(rows)
-    # The names of files may have bytes that are no text.
-    write_atomically(path, text.getvalue().encode(errors='surrogateescape'))
+    """Write a CSV file with a header, row by row as they come."""
+
+    def write(scratch: Path) -> None:
+        # The names of files may have bytes that are no text.
+        with scratch.open('w', newline='', encoding='utf-8', errors='surrogateescape') as file:
+            writer = csv.writer(file, lineterminator='\n')
+            writer.writerow(columns)
+            writer.writerows(rows)
+
+    write_atomically(path, write)

@@ -1,9 +1,12 @@
 """From masks to cracks.csv, vectors, profiles and annotations, with drawn masks in the place of predictions."""
 
 import csv
+import gc
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +18,7 @@ from drawn_cracks import length, line
 from crack_plugin.errors import MissingPackageError
 from crack_plugin.inspection import vectors
 from crack_plugin.inspection.bands import Band, find_cracks
+from crack_plugin.inspection.features import Feature, make_features
 from crack_plugin.inspection.georeference import GeoreferenceError, read_georeference
 from crack_plugin.inspection.preannotations import PreannotationError
 from crack_plugin.inspection.scale import ScaleError, Scales
@@ -30,7 +34,7 @@ from crack_plugin.prediction.records import (
     recorded,
     write_record,
 )
-from crack_plugin.prediction.sources import Source
+from crack_plugin.prediction.sources import Source, overlay_of
 from crack_plugin.prediction.tables import TABLE, Row, read_table, write_table
 
 SHAPE = (200, 260)
@@ -114,6 +118,35 @@ def test_profiles_tell_the_frames_of_a_video_apart(out: Path) -> None:
     places = {(row['mask'], row['id'], row['branch'], row['distance']) for row in profiles}
     assert len(places) == len(profiles)
     assert {row['mask'] for row in profiles} == set(rows)
+
+
+def test_features_are_not_held_of_all_photographs(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = read_table(out / TABLE, 1)
+    for number in range(4):
+        name = f'masks/again/{number}.png'
+        for source, target in (('masks/a.png', name), ('records/a.json', record_of(name))):
+            (out / target).parent.mkdir(parents=True, exist_ok=True)
+            (out / target).write_bytes((out / source).read_bytes())
+        (out / overlay_of(name)).parent.mkdir(parents=True, exist_ok=True)
+        (out / overlay_of(name)).touch()
+        rows[name] = [replace(rows['masks/a.png'][0], mask=name)]
+    write_table(out / TABLE, [row for group in rows.values() for row in group])
+    made: list[weakref.ref] = []
+    alive: list[int] = []
+
+    def spied(*args: Any) -> list[Feature]:
+        gc.collect()
+        alive.append(sum(each() is not None for each in made))
+        found = make_features(*args)
+        made.extend(map(weakref.ref, found))
+        return found
+
+    monkeypatch.setattr('crack_plugin.prediction.cracks.make_features', spied)
+    for wanted in (Wanted(cracks=True), Wanted(severity=PROFILES['ec2'], width_profile=True, scales=Scales(for_all=1))):
+        make_all(out, ['crack'], wanted)
+    assert len(rows_of(out / 'cracks.csv')) == 10
+    # Those of the photograph before may be there still.
+    assert max(alive) <= 2
 
 
 def test_annotations_and_the_order_to_correct_them_in(out: Path) -> None:
@@ -214,7 +247,7 @@ def test_a_geotiff_that_gdal_refuses_does_not_stop_the_others(tmp_path: Path) ->
     # Unlike one that a result is to be made of.
     row = Row(str(path), 'masks/damaged.png', 6, 4, 'crack', 0, 0.0, 0.0)
     with pytest.raises(GeoreferenceError, match='GDAL cannot read'):
-        wanted.check([], {row.mask: [row]})
+        wanted.check([Source(path, 'damaged')], {row.mask: [row]})
 
 
 def test_geopackage_without_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
