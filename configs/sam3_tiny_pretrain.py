@@ -69,5 +69,5 @@ train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=4, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 # Every 50 iterations, so that a part that ends anywhere loses little; the average of the last 1000 is what is kept
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=50, max_keep_ckpts=1, save_best=None))
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=50, max_keep_ckpts=1))
 custom_hooks = [dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.001)]
