@@ -256,6 +256,7 @@ def test_ema_is_what_is_validated_saved_and_tested(
     assert run_test(config, work_dir / 'epoch_2.pth') == watch.scores[-1]
 
 
+@pytest.mark.slow
 def test_ema_adds_the_adapters_alone_to_a_checkpoint(config: Path, tmp_path: Path) -> None:
     train(config, tmp_path / 'ema', **EMA)
     train(config, tmp_path / 'plain')
@@ -268,6 +269,7 @@ def test_ema_adds_the_adapters_alone_to_a_checkpoint(config: Path, tmp_path: Pat
     assert plain < ema < 2.1 * plain
 
 
+@pytest.mark.slow
 def test_ema_resumes(config: Path, tmp_path: Path) -> None:
     train(config, tmp_path / 'whole', **EMA)
     with pytest.raises(KeyboardInterrupt):

@@ -25,7 +25,7 @@ from crack_plugin.cli import (
 )
 from crack_plugin.inspection.scale import ScaleError, read_scales
 from crack_plugin.prediction import Predictor
-from crack_plugin.prediction.dates import CHANGES, compare_dates, read_labels
+from crack_plugin.prediction.dates import RESULTS, compare_dates, read_labels
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,8 +36,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error('give either --config, to predict the masks, or --masks BEFORE_MASK AFTER_MASK')
     if args.masks and (args.checkpoint or args.adapter or args.cfg_options):
         parser.error('--checkpoint, --adapter and --cfg-options are of a model, and --masks needs none')
-    if (args.out / CHANGES).exists() and not args.overwrite:
-        parser.error(f'{args.out / CHANGES} exists. Take another --out, or pass --overwrite to replace it.')
+    existing = [str(args.out / name) for name in RESULTS if (args.out / name).exists()]
+    if existing and not args.overwrite:
+        parser.error(f'{", ".join(existing)} exists. Take another --out, or pass --overwrite to replace it.')
     with readable_errors(parser):
         try:
             scales = read_scales(args.mm_per_pixel)

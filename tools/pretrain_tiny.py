@@ -1,4 +1,4 @@
-"""Make the embedded tiny SAM 3 again: ``python tools/pretrain_tiny.py configs/sam3_tiny``.
+"""Make the embedded tiny SAM 3 again: ``python tools/pretrain_tiny.py OUT``.
 
 Draws the pictures, trains configs/sam3_tiny_pretrain.py on them and writes a Hugging Face folder. What is drawn and
 trained already is kept: the same command goes on where it was stopped, by --minutes or by anything else.
@@ -13,6 +13,7 @@ from pathlib import Path
 from crack_plugin.cli import readable_errors, whole_number
 from crack_plugin.datasets.synthetic import PRETRAINING_SURFACES, write_dataset
 from crack_plugin.errors import ToolError
+from crack_plugin.models.base import refuse_full_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs' / 'sam3_tiny_pretrain.py'
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
     with readable_errors(parser):
+        refuse_full_folder(args.out)
         write_dataset(
             args.data,
             n_train=args.pictures,
@@ -74,9 +76,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not train(args):
             print(f'Stopped after {args.minutes} minutes. The same command goes on.')
             return
-    last = Path((args.work_dir / 'last_checkpoint').read_text())
-    merge = [sys.executable, str(ROOT / 'tools' / 'merge_adapter.py'), str(CONFIG), str(args.out)]
-    subprocess.run([*merge, '--checkpoint', str(last)], check=True)
+        last = Path((args.work_dir / 'last_checkpoint').read_text())
+        merge = [sys.executable, str(ROOT / 'tools' / 'merge_adapter.py'), str(CONFIG), str(args.out)]
+        if subprocess.run([*merge, '--checkpoint', str(last)]).returncode:
+            raise ToolError(f'{args.out} was not written, see above. The same command tries again.')
 
 
 if __name__ == '__main__':

@@ -138,7 +138,8 @@ def import_rasterio(path: Path) -> Any:
         import rasterio
     except ImportError as error:
         raise MissingPackageError(
-            f'{path} is a GeoTIFF, whose place is read with rasterio: pip install "crack_plugin[geo]".'
+            f'{path}: the place of a GeoTIFF, and one too large for memory, are read with rasterio: '
+            'pip install "crack_plugin[geo]".'
         ) from error
     return rasterio
 

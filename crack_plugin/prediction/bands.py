@@ -5,7 +5,6 @@ made of, so that a file that was changed meanwhile is predicted anew.
 """
 
 import json
-import shutil
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -23,6 +22,7 @@ from crack_plugin.models.strips import strips
 from crack_plugin.prediction.mosaic import Blended
 from crack_plugin.prediction.predictor import foreground_probabilities
 from crack_plugin.prediction.raster import NO_DATA, without_no_data
+from crack_plugin.prediction.settings import OutputError
 
 BANDS = 'bands'
 MOST_PROBABLE = 254
@@ -104,6 +104,19 @@ def checksum(image: np.ndarray, valid: np.ndarray) -> int:
     return found
 
 
+def delete_bands(folder: Path) -> None:
+    """Delete the bands of a raster. Those of rasters in a folder of its name, which lie below, stay."""
+    for path in [*bands_in(folder), folder / _STATE]:
+        path.unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def bands_in(folder: Path) -> list[Path]:
+    """The files of the bands in a folder."""
+    return sorted(folder.glob('[0-9]' * 6 + '.npz'))
+
+
 class BandStore:
     """The folder with the bands of a raster.
 
@@ -122,8 +135,11 @@ class BandStore:
         if self._is_of_this_state():
             while self._file(self.done).is_file():
                 self.done += 1
-        else:
-            self.discard()
+        elif bands_in(self.folder):
+            raise OutputError(
+                f'{self.folder} holds bands that were predicted with other options, or of another file. Give the '
+                'former options to go on, or pass --overwrite to predict everything again.'
+            )
 
     def _is_of_this_state(self) -> bool:
         try:
@@ -165,8 +181,7 @@ class BandStore:
 
     def discard(self) -> None:
         """Delete all bands."""
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+        delete_bands(self.folder)
         self.done = 0
 
     def labelled(self) -> Iterator[Band]:

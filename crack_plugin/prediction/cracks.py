@@ -165,6 +165,7 @@ def make_all(
             f'{len(found) - len(done):,} images of earlier runs are left out, since those did not keep what is needed: '
             'name their files, too, and they are predicted again.'
         )
+    missing = [*left_out, *lines]
     if wanted.features:
         features = (
             feature
@@ -177,7 +178,7 @@ def make_all(
             # The page begins with what is worst of all.
             together = list(features)
             lines += _write_features(iter(together), done, out, wanted)
-            run = Run(out, wanted.report, class_names, wanted.scales, wanted.severity, threshold, left_out)
+            run = Run(out, wanted.report, class_names, wanted.scales, wanted.severity, threshold, missing)
             lines.append(write_report(run, done, together))
     if wanted.labels:
         uncertainties: list[tuple[str, str, float]] = []

@@ -17,6 +17,7 @@ from crack_plugin.prediction.output import write_image
 from crack_plugin.prediction.tables import write_csv
 
 CHANGES = 'changes.csv'
+RESULTS = (CHANGES, 'changes.jpg', 'before_registered.jpg', 'before_mask.png', 'after_mask.png')
 CHANGE_COLUMNS = [
     'id',
     'kind',
@@ -88,6 +89,8 @@ def compare_dates(
         RegistrationError: They cannot be registered.
         ScaleError: See :meth:`~crack_plugin.inspection.scale.Scales.of`.
     """
+    if scales.table is not None:
+        scales.require([images[1]], '--mm-per-pixel with a table')
     mm_per_pixel = scales.of(images[1])
     photographs = [read_photograph(str(image)) for image in images]
     registration = register(photographs[0], photographs[1], (str(images[0]), str(images[1])))

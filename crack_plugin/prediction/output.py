@@ -1,6 +1,7 @@
 """Prediction of many images into a folder: masks, overlays and the table, going on where an earlier run stopped."""
 
 import csv
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple
 from functools import partial
@@ -13,7 +14,7 @@ from mmengine.dist import all_gather_object, barrier, broadcast_object_list, get
 from tqdm import tqdm
 
 from crack_plugin.datasets.photographs import ImageError
-from crack_plugin.files import write_atomically
+from crack_plugin.files import SaveError, write_atomically
 from crack_plugin.prediction.pipeline import WORKERS, Failure, Task, predict_in_order
 from crack_plugin.prediction.predictor import Predictor
 from crack_plugin.prediction.raster import RasterError, is_raster
@@ -23,6 +24,9 @@ from crack_plugin.prediction.settings import OutputError
 from crack_plugin.prediction.sources import Source, VideoError, overlay_of
 from crack_plugin.prediction.tables import TABLE, Row, join_parts, part_of, write_table
 from crack_plugin.visualization.panels import overlay
+
+# Pixels of a side: more does no JPEG have, as libjpeg writes it.
+_LONGEST_JPEG = 65500
 
 
 def rows_done(out: Path, classes: int, overwrite: bool) -> dict[str, list[Row]]:
@@ -52,10 +56,11 @@ def check_names(sources: Sequence[Source], done: Mapping[str, Sequence[Row]]) ->
     Raises:
         OutputError: There are such.
     """
-    owners = {rows[0].mask: Path(rows[0].image) for rows in done.values()}
+    # Overlays and records have the mask's name without its suffix.
+    owners = {Path(rows[0].mask).with_suffix(''): Path(rows[0].image) for rows in done.values()}
     for source in sources:
         mask = source.frame_mask(0) if source.is_video else source.mask
-        other = owners.setdefault(mask, source.path)
+        other = owners.setdefault(Path(mask).with_suffix(''), source.path)
         if other.resolve() != source.path.resolve():
             raise OutputError(
                 f'{other} and {source.path} would share the mask {mask}. Rename one, take another --out, or give the '
@@ -274,7 +279,10 @@ def write_one(
         (out / record_of(mask)).unlink(missing_ok=True)
     else:
         write_record(out / record_of(mask), record)
-    write_image(out / overlay_of(mask), overlay(image, labels, is_bgr=True))
+    painted = overlay(image, labels, is_bgr=True)
+    # What is longer is shown with every second pixel, every third and so on.
+    step = math.ceil(max(painted.shape) / _LONGEST_JPEG)
+    write_image(out / overlay_of(mask), painted[::step, ::step])
     write_image(out / mask, labels if len(class_names) > 1 else 255 * labels)
     height, width = labels.shape
     rows = []
@@ -288,4 +296,8 @@ def write_one(
 def write_image(path: Path, image: np.ndarray) -> None:
     """Write an image in the format of its suffix; its folder is made if it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, cv2.imencode(path.suffix, image)[1].tobytes())
+    encoded, content = cv2.imencode(path.suffix, image)
+    if not encoded:
+        height, width = image.shape[:2]
+        raise SaveError(f'{path} could not be written: {width} x {height} pixels are too many for its format.')
+    write_atomically(path, content.tobytes())

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from tifffile import TiffFile
 
-from crack_plugin.errors import CrackPluginError, MissingPackageError
+from crack_plugin.errors import CrackPluginError
 from crack_plugin.inspection.bands import Band
-from crack_plugin.inspection.georeference import TIFF_SUFFIXES
+from crack_plugin.inspection.georeference import TIFF_SUFFIXES, import_rasterio
 
 RASTER_PIXELS = 2**26
 """Pixels (67 megapixels) above which a TIFF is predicted in bands: up to there it takes some 2 GB at once."""
@@ -26,22 +26,6 @@ TILE = 512
 
 class RasterError(CrackPluginError, ValueError):
     """A large TIFF that cannot be read, or not as it stands."""
-
-
-def import_rasterio(path: Path) -> Any:
-    """The module rasterio.
-
-    Raises:
-        MissingPackageError: It is not installed.
-    """
-    try:
-        import rasterio
-    except ImportError as error:
-        raise MissingPackageError(
-            f'{path} has more than {RASTER_PIXELS / 1e6:.0f} megapixels, and is read and written in bands with '
-            'rasterio: pip install "crack_plugin[geo]".'
-        ) from error
-    return rasterio
 
 
 def pixels_of(path: Path) -> int:
@@ -122,6 +106,8 @@ def open_raster(path: Path) -> Iterator[Raster]:
     except rasterio.errors.RasterioIOError as error:
         raise RasterError(f'{path} cannot be opened: {error}. Restore it, or remove it.') from error
     with source:
+        if len(source.subdatasets) > 1:
+            raise RasterError(f'{path} holds {len(source.subdatasets)} pictures. Save each as a file of its own.')
         rows = max(height for height, _ in source.block_shapes)
         # Smaller, blocks would be decoded for each band that they reach into; GDAL's own choice grows with the machine.
         cache = 2 * rows * (source.width + 1024) * source.count + 2**25

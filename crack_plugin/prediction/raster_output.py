@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from crack_plugin.files import LEFTOVER, SaveError, write_atomically
 from crack_plugin.inspection.bands import join_bands
+from crack_plugin.inspection.georeference import import_rasterio
 from crack_plugin.inspection.uncertainty import Doubt
 from crack_plugin.prediction.bands import (
     BANDS,
@@ -22,6 +23,7 @@ from crack_plugin.prediction.bands import (
     BandStore,
     FoundBand,
     checksum,
+    delete_bands,
     make_band,
 )
 from crack_plugin.prediction.mosaic import Windows, blend_bands
@@ -31,7 +33,6 @@ from crack_plugin.prediction.raster import (
     RASTER_PIXELS,
     TILE,
     Raster,
-    import_rasterio,
     open_raster,
     pixels_of,
     without_no_data,
@@ -84,9 +85,10 @@ def bands_of(out: Path, source: Source) -> Path:
 
 def discard_bands(out: Path, source: Source | None = None) -> None:
     """Delete the bands of a raster whose row is in the table, or of all (None), which begin anew then."""
-    folder = out / BANDS if source is None else bands_of(out, source)
-    if folder.exists():
-        shutil.rmtree(folder)
+    if source is not None:
+        delete_bands(bands_of(out, source))
+    elif (out / BANDS).exists():
+        shutil.rmtree(out / BANDS)
 
 
 @dataclass(frozen=True)
@@ -245,6 +247,8 @@ def _write_raster(path: Path, raster: Raster, count: int, parts: Iterator[np.nda
         'blockxsize': TILE,
         'blockysize': TILE,
         'compress': 'deflate',
+        # Three channels would be red, green and blue, and a fourth the opacity.
+        'photometric': 'MINISBLACK',
         'BIGTIFF': 'IF_SAFER',
     }
     if not raster.transform.is_identity:

@@ -188,7 +188,7 @@ def _summary(run: Run, cards: Sequence[Card]) -> list[Block]:
     found = sum(bool(card.features) for card in cards)
     blocks: list[Block] = [Heading('Summary')]
     if run.left_out:
-        blocks.append(Text('Not in this report, because they could not be read:', note=True))
+        blocks.append(Text('Not in this report:', note=True))
         blocks += [Text(line, note=True) for line in run.left_out]
     if not features:
         return [*blocks, Text(f'No crack was found in {_photographs(len(cards))}.')]

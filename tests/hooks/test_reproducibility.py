@@ -91,6 +91,7 @@ def test_resumed_in_the_middle_of_an_epoch_skips_what_was_seen(tiny_config: Path
     assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / 'broken', 'iter_6.pth').items())
 
 
+@pytest.mark.slow
 def test_stock_sampler_cannot_resume_in_the_middle(tiny_config: Path, tmp_path: Path) -> None:
     options = {
         'default_hooks.checkpoint.by_epoch': False,
@@ -112,6 +113,7 @@ def test_missing_validation_runs_first(tiny_config: Path, tmp_path: Path) -> Non
     assert logged(tmp_path / 'broken', 'crack/IoU') == logged(tmp_path / 'whole', 'crack/IoU')
 
 
+@pytest.mark.slow
 def test_same_seed_same_training_other_seed_another(tiny_config: Path, tmp_path: Path) -> None:
     for name, seed in (('a', 1), ('b', 1), ('c', 2)):
         train(tiny_config, tmp_path / name, **{'randomness.seed': seed})

@@ -107,6 +107,7 @@ def ask(endpoint: str, tmp_path: Path, *bases: str, offline: str = '0') -> list[
     return lines
 
 
+@pytest.mark.slow
 def test_refusals_of_the_hub_keep_its_reason(hub: str, tmp_path: Path) -> None:
     Hub.answers = {
         'facebook/sam3': (401, 'GatedRepo', 'Access to model facebook/sam3 is restricted.'),

@@ -163,6 +163,7 @@ def test_recomputing_activations_gives_the_same_gradients(tiny_sam3: dict) -> No
         torch.testing.assert_close(first, second)
 
 
+@pytest.mark.slow
 def test_a_compiled_path_gives_the_head_the_same(tiny_sam3: dict) -> None:
     images = torch.randn(1, 3, 40, 70)
     plain, compiled = build(tiny_sam3, {}), build(tiny_sam3, {}, compile={'backend': 'eager'})

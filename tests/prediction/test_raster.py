@@ -22,11 +22,11 @@ from crack_plugin.inspection.bands import Band, find_cracks
 from crack_plugin.prediction import PredictionError, Predictor, bands, raster, raster_output
 from crack_plugin.prediction.cracks import Wanted, make_all
 from crack_plugin.prediction.mosaic import Windows
-from crack_plugin.prediction.output import predict_all, rows_done
+from crack_plugin.prediction.output import check_names, predict_all, rows_done
 from crack_plugin.prediction.raster import RasterError, open_raster
 from crack_plugin.prediction.raster_output import mark_rasters, predict_raster
 from crack_plugin.prediction.records import read_record
-from crack_plugin.prediction.settings import OptionError
+from crack_plugin.prediction.settings import OptionError, OutputError
 from crack_plugin.prediction.sources import Source, find_sources
 from crack_plugin.prediction.tables import TABLE, write_table
 
@@ -229,6 +229,34 @@ def test_kill_between_mask_and_row_and_after_it(ortho: Source, tmp_path: Path, m
     assert again.calls > 0
 
 
+def test_bands_are_lost_to_nothing_else(ortho: Source, tmp_path: Path) -> None:
+    """Neither to other options, nor to a raster whose folder theirs lies in."""
+    out = tmp_path / 'out'
+    with pytest.raises(KeyboardInterrupt):
+        predict_raster(ortho, Drawn(fail_at=8), out)
+    kept = sorted((out / 'bands').rglob('*.npz'))
+    with pytest.raises(OutputError, match=r'bands.*other options.*--overwrite'):
+        predict_raster(ortho, Drawn(), out, with_probabilities=True)
+    (folder := out / 'bands' / ortho.name / 'span').mkdir()
+    for path in kept:
+        (folder / path.name).write_bytes(path.read_bytes())
+    predict_all([ortho], Drawn(), out, {})
+    assert kept and sorted((out / 'bands').rglob('*.npz')) == [folder / path.name for path in kept]
+
+
+def test_a_photograph_beside_a_raster_of_its_name_is_refused() -> None:
+    sources = [Source(Path('site/deck.jpg'), 'deck'), Source(Path('site/deck.tif'), 'deck', True)]
+    with pytest.raises(OutputError, match=r'site/deck\.jpg and site/deck\.tif would share'):
+        check_names(sources, {})
+
+
+def test_pictures_of_one_file_are_refused(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip('tifffile')
+    tifffile.imwrite(tmp_path / 'two.tif', np.zeros((2, 64, 64, 3), np.uint8), photometric='rgb')
+    with pytest.raises(RasterError, match=r'two\.tif holds 2 pictures'), open_raster(tmp_path / 'two.tif'):
+        pass
+
+
 def test_file_that_was_cut_short_goes_on_once_it_is_restored(ortho: Source, tmp_path: Path) -> None:
     complete = ortho.path.read_bytes()
     ortho.path.write_bytes(complete[: len(complete) // 2])
@@ -336,7 +364,7 @@ def test_which_files_take_this_road(ortho: Source, tmp_path: Path, monkeypatch) 
         with pytest.raises(ValueError, match=r'ortho\.tif is'):
             wanted.check(marked, {})
     monkeypatch.setitem(__import__('sys').modules, 'rasterio', None)
-    with pytest.raises(MissingPackageError, match=r'ortho\.tif has .*crack_plugin\[geo\]'):
+    with pytest.raises(MissingPackageError, match=r'ortho\.tif: .*too large for memory.*crack_plugin\[geo\]'):
         mark_rasters(sources, WINDOWS, False)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import runpy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,12 @@ def test_refusals_name_the_file_and_leave_nothing(compare, tmp_path: Path, capsy
     out = compare('--masks', masks_given[1], tmp_path / 'after_mask.png', after='before.png')
     assert {row['kind'] for row in rows_of(out)} >= {'new', 'gone'}
     (out / 'changes.csv').unlink()
+    assert 'before_mask.png' in refusal(lambda: compare(*masks_given), capsys, 2)
+    table = tmp_path / 'scales.csv'
+    table.write_text('image,mm_per_pixel\nafter-2.png,0.5\n')
+    text = refusal(lambda: compare(*masks_given, '--overwrite', '--mm-per-pixel', table), capsys, 1)
+    assert 'after.png' in text and 'scales.csv' in text
+    shutil.rmtree(out)
     for options, reason in (
         ([], 'give either --config'),
         ([*masks_given, '--config', CONFIGS / 'sam3_tiny_lora_crack.py'], 'give either --config'),

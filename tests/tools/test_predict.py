@@ -22,6 +22,7 @@ from crack_plugin.datasets.yolo_crack import YOLOCrackDataset
 from crack_plugin.evaluation.geometry import measure_cracks
 from crack_plugin.models import SAM3TextLoRA
 from crack_plugin.prediction import output, raster_output
+from crack_plugin.prediction.sources import Source
 from crack_plugin.visualization.panels import CLASS_COLORS, overlay
 
 
@@ -428,6 +429,15 @@ def test_cracks_vectors_and_labels(predict, images: Path, capsys: pytest.Capture
     # Cracks that are predicted again may be others than those of the record.
     predict(images, options=('--overwrite',))
     assert not [path for path in (out / 'records').rglob('*') if path.is_file()]
+
+
+def test_overlay_of_a_strip_too_long_for_jpeg_is_reduced(tmp_path: Path) -> None:
+    image = np.full((4, 66000, 3), 90, np.uint8)
+    source = Source(tmp_path / 'strip.png', 'strip')
+    labels = np.zeros((4, 66000), np.uint8)
+    output.write_one((source, source.mask), image, labels, [0.0], out=tmp_path, class_names=['crack'])
+    assert mask_of(tmp_path, 'strip').shape == (4, 66000)
+    assert cv2.imread(str(tmp_path / 'overlays' / 'strip.jpg')).shape[1] == 33000
 
 
 def test_cracks_of_some_images_keep_the_rows_of_the_others(
