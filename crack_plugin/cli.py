@@ -116,13 +116,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--work-dir', help="folder for logs, results and checkpoints (default: the config's, or work_dirs/CONFIG_NAME)"
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=KeyValueAction,
-        metavar='KEY=VALUE',
-        help='override config values, e.g. train_dataloader.batch_size=2 model.prompts="[thin crack, spalling]"; '
-        'quote values with brackets or blanks',
+    add_cfg_options(
+        parser,
+        'train_dataloader.batch_size=2 model.prompts="[thin crack, spalling]"; quote values with brackets or blanks',
     )
     add_launcher(parser)
     parser.add_argument(
@@ -251,6 +247,13 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def add_weights(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """Add what names trained weights: a checkpoint or an adapter."""
+    source = parser.add_mutually_exclusive_group(required=required)
+    source.add_argument('--checkpoint', type=checkpoint_file, help='checkpoint of a training')
+    source.add_argument('--adapter', metavar='DIR_OR_HUB_ID', help=ADAPTER_HELP)
+
+
 def add_trained_model_arguments(parser: argparse.ArgumentParser, out: str, required: bool) -> None:
     """Add what names a trained model and where to write what becomes of it; for :func:`load_trained_config`.
 
@@ -261,9 +264,7 @@ def add_trained_model_arguments(parser: argparse.ArgumentParser, out: str, requi
     """
     parser.add_argument('config', type=config_file, help='config file the model was trained with')
     parser.add_argument('out', type=Path, help=out)
-    source = parser.add_mutually_exclusive_group(required=required)
-    source.add_argument('--checkpoint', type=checkpoint_file, help='checkpoint of a training')
-    source.add_argument('--adapter', metavar='DIR_OR_HUB_ID', help=ADAPTER_HELP)
+    add_weights(parser, required)
     add_cfg_options(parser)
 
 

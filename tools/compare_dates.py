@@ -15,9 +15,8 @@ import numpy as np
 from mmengine.device import get_device
 
 from crack_plugin.cli import (
-    ADAPTER_HELP,
     add_cfg_options,
-    checkpoint_file,
+    add_weights,
     config_file,
     existing_file,
     load_trained_config,
@@ -68,9 +67,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument('before', type=existing_file, help='the first photograph')
     parser.add_argument('after', type=existing_file, help='the second photograph')
     parser.add_argument('--config', type=config_file, help='config file of the model')
-    weights = parser.add_mutually_exclusive_group()
-    weights.add_argument('--checkpoint', type=checkpoint_file, help='checkpoint of a training')
-    weights.add_argument('--adapter', metavar='DIR_OR_HUB_ID', help=ADAPTER_HELP)
+    add_weights(parser)
     parser.add_argument(
         '--masks',
         type=existing_file,
