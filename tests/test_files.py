@@ -17,7 +17,7 @@ from crack_plugin.datasets.synthetic import write_dataset
 from crack_plugin.files import honour_umask, write_atomically
 from crack_plugin.hooks.atomic_checkpoint import AtomicFileBackend
 from crack_plugin.models.prefix_cache import PrefixCache
-from crack_plugin.prediction.output import write_image
+from crack_plugin.prediction.pictures import write_image
 
 
 @pytest.fixture(params=[0o022, 0o002, 0o077], ids=oct)

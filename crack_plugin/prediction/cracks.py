@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -24,6 +23,7 @@ from crack_plugin.inspection.vectors import (
     write_geojson,
     write_geopackage,
 )
+from crack_plugin.prediction.pictures import read_mask
 from crack_plugin.prediction.raster import is_raster, read_bands
 from crack_plugin.prediction.records import Record, read_record, record_of, recorded
 from crack_plugin.prediction.report_page import Origin, Run, write_report
@@ -204,9 +204,7 @@ def _masks(
         if is_raster(mask):
             labels, cracks = np.zeros((0, 0), np.uint8), find_cracks(read_bands(out / mask))
         else:
-            labels = np.asarray(cv2.imread(str(out / mask), cv2.IMREAD_UNCHANGED))
-            if len(rows) == 1:
-                labels = (labels == 255).astype(np.uint8)
+            labels = read_mask(out / mask, len(rows))
             cracks = find_cracks([Band(labels)])
         record = read_record(out / record_of(mask))
         scores = record.checked(len(cracks), out / record_of(mask))

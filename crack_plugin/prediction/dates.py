@@ -13,7 +13,7 @@ from crack_plugin.inspection.change_picture import change_picture
 from crack_plugin.inspection.changes import KIND_NAMES, Change, Comparison, compare
 from crack_plugin.inspection.registration import Registration, register
 from crack_plugin.inspection.scale import Scales
-from crack_plugin.prediction.output import write_image
+from crack_plugin.prediction.pictures import write_image, write_mask
 from crack_plugin.prediction.tables import write_csv
 
 CHANGES = 'changes.csv'
@@ -97,7 +97,7 @@ def compare_dates(
     labels = [read(image) for read, image in zip(labels_of, images, strict=True)]
     comparison = compare(labels[0], labels[1], registration)
     for name, own in zip(('before_mask.png', 'after_mask.png'), labels, strict=True):
-        write_image(out / name, own if len(class_names) > 1 else 255 * own)
+        write_mask(out / name, own, len(class_names))
     size = (photographs[1].shape[1], photographs[1].shape[0])
     write_image(out / 'before_registered.jpg', cv2.warpPerspective(photographs[0], registration.matrix, size))
     write_image(out / 'changes.jpg', change_picture(photographs[1][..., ::-1], comparison)[..., ::-1])

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from crack_plugin.evaluation.geometry import CrackGeometry, measure_cracks
 from crack_plugin.inspection.scale import Scales
+from crack_plugin.prediction.pictures import read_mask
 from crack_plugin.prediction.tables import TABLE, Row, read_table, write_csv
 
 MEASUREMENTS = 'measurements.csv'
@@ -62,10 +62,9 @@ def measure_all(out: Path, class_names: Sequence[str], scales: Scales) -> list[M
     for mask, rows in tqdm(read_table(out / TABLE, len(class_names)).items(), desc='measuring'):
         mm_per_pixel = scales.of(Path(rows[0].image))
         unit, scale = ('px', 1.0) if mm_per_pixel is None else ('mm', mm_per_pixel)
-        labels = np.asarray(cv2.imread(str(out / mask), cv2.IMREAD_UNCHANGED))
+        labels = read_mask(out / mask, len(rows))
         for label, row in enumerate(rows, start=1):
-            of_class = labels == (label if len(rows) > 1 else 255)
-            measurements.append(Measurement(row, unit, measure_cracks(of_class).scaled(scale)))
+            measurements.append(Measurement(row, unit, measure_cracks(labels == label).scaled(scale)))
     write_csv(out / MEASUREMENTS, MEASURED_COLUMNS, (measurement.cells() for measurement in measurements))
     return measurements
 

@@ -7,22 +7,21 @@ from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from mmengine.dist import all_gather_object, barrier, broadcast_object_list, get_dist_info, is_main_process
 from tqdm import tqdm
 
 from crack_plugin.datasets.photographs import ImageError
-from crack_plugin.files import SaveError, write_atomically
+from crack_plugin.prediction.pictures import write_image, write_mask
 from crack_plugin.prediction.pipeline import WORKERS, Failure, Task, predict_in_order
 from crack_plugin.prediction.predictor import Predictor
 from crack_plugin.prediction.raster import RasterError, is_raster
 from crack_plugin.prediction.raster_output import discard_bands, has_probabilities, predict_raster, sample_window
-from crack_plugin.prediction.records import Record, make_record, record_of, write_record
+from crack_plugin.prediction.records import Record, has_record, make_record, record_of, write_record
 from crack_plugin.prediction.settings import OutputError
 from crack_plugin.prediction.sources import Source, VideoError, overlay_of
-from crack_plugin.prediction.tables import TABLE, Row, join_parts, part_of, write_table
+from crack_plugin.prediction.tables import TABLE, Row, join_parts, open_table, part_of, write_table
 from crack_plugin.visualization.panels import overlay
 
 # Pixels of a side: more does no JPEG have, as libjpeg writes it.
@@ -170,7 +169,7 @@ def _complete(done: Mapping[str, Sequence[Row]], out: Path, records: bool, proba
     return {
         mask
         for mask in done
-        if not (records and not (out / record_of(mask)).is_file())
+        if not (records and not has_record(out, mask))
         and not (probabilities and is_raster(mask) and not has_probabilities(out, mask))
     }
 
@@ -196,7 +195,7 @@ def _predict_share(
     total = sum(source.count_images() for source in sources)
     write = partial(write_one, out=out, class_names=predictor.class_names)
     with (
-        table.open('a', newline='', encoding='utf-8', errors='surrogateescape') as file,
+        open_table(table, 'a') as file,
         tqdm(total=total, desc='images', disable=not is_main_process()) as bar,
     ):
         writer = csv.writer(file, lineterminator='\n')
@@ -231,7 +230,7 @@ def _predict_rasters(
         except RasterError as error:
             failures[str(source.path)] = str(error)
             continue
-        with table.open('a', newline='', encoding='utf-8', errors='surrogateescape') as file:
+        with open_table(table, 'a') as file:
             csv.writer(file, lineterminator='\n').writerows(astuple(row) for row in outcome)
         discard_bands(out, source)
         rows += outcome
@@ -283,7 +282,7 @@ def write_one(
     # What is longer is shown with every second pixel, every third and so on.
     step = math.ceil(max(painted.shape) / _LONGEST_JPEG)
     write_image(out / overlay_of(mask), painted[::step, ::step])
-    write_image(out / mask, labels if len(class_names) > 1 else 255 * labels)
+    write_mask(out / mask, labels, len(class_names))
     height, width = labels.shape
     rows = []
     for label, (name, score) in enumerate(zip(class_names, scores, strict=True), start=1):
@@ -291,13 +290,3 @@ def write_one(
         share = round(pixels / labels.size, 8)
         rows.append(Row(str(source.path), mask, width, height, name, pixels, share, round(score, 6)))
     return rows
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Write an image in the format of its suffix; its folder is made if it is not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    encoded, content = cv2.imencode(path.suffix, image)
-    if not encoded:
-        height, width = image.shape[:2]
-        raise SaveError(f'{path} could not be written: {width} x {height} pixels are too many for its format.')
-    write_atomically(path, content.tobytes())

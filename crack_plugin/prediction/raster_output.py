@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -27,6 +26,7 @@ from crack_plugin.prediction.bands import (
     make_band,
 )
 from crack_plugin.prediction.mosaic import Windows, blend_bands
+from crack_plugin.prediction.pictures import write_image
 from crack_plugin.prediction.predictor import Predictor, check_logits
 from crack_plugin.prediction.raster import (
     NO_DATA,
@@ -104,7 +104,6 @@ def predict_raster(
     predictor: Predictor,
     out: Path,
     with_probabilities: bool = False,
-    windows: Windows | None = None,
 ) -> list[Row]:
     """Predict a raster, or go on with it, and write mask, overlay and record.
 
@@ -115,7 +114,6 @@ def predict_raster(
         predictor: With :attr:`~crack_plugin.prediction.predictor.Predictor.windows`.
         out: Folder to write to.
         with_probabilities: Whether the probabilities are written as well.
-        windows: How it is cut; None for the predictor's own.
 
     Returns:
         Its rows of predictions.csv; ``share`` is of the pixels that have data.
@@ -125,7 +123,7 @@ def predict_raster(
         PredictionError: The model gives NaN.
         SaveError: A file could not be written. The bands before are kept.
     """
-    windows = predictor.windows if windows is None else windows
+    windows = predictor.windows
     assert windows is not None
     task = _Task(source, out, predictor.class_names, with_probabilities)
     with open_raster(source.path) as raster:
@@ -192,8 +190,7 @@ def _join(task: _Task, raster: Raster, store: BandStore) -> list[Row]:
     uncertainty = Doubt(right, wrong).uncertainty(raster.shape)
     write_record(out / record_of(mask), Record(round(uncertainty, 6), [round(score, 6) for *_, score in scores]))
     valid, shown = _preview(store, raster.shape)
-    (out / overlay_of(mask)).parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / overlay_of(mask), cv2.imencode('.jpg', shown)[1].tobytes())
+    write_image(out / overlay_of(mask), shown)
     _write_raster(out / mask, raster, 1, _parts(store, 'labels', lambda band: band.labels[None]))
     counts, sums = (np.sum([getattr(band, name) for band in totals], axis=0) for name in ('counts', 'sums'))
     height, width = raster.shape

@@ -56,6 +56,11 @@ def record_of(mask: str) -> str:
     return (RECORDS / Path(mask).relative_to(MASKS).with_suffix('.json')).as_posix()
 
 
+def has_record(out: Path, mask: str) -> bool:
+    """Whether the record that belongs to a mask is there."""
+    return (out / record_of(mask)).is_file()
+
+
 def make_record(prediction: Prediction) -> Record:
     """The record of a prediction, made strip by strip: probabilities would take as much memory as the logits."""
     height, width = prediction.labels.shape
@@ -76,7 +81,7 @@ def make_record(prediction: Prediction) -> Record:
 
 def recorded(done: dict[str, list[Row]], out: Path) -> dict[str, list[Row]]:
     """Those of the images that are done which have a record; the others are to be predicted again."""
-    return {mask: rows for mask, rows in done.items() if (out / record_of(mask)).is_file()}
+    return {mask: rows for mask, rows in done.items() if has_record(out, mask)}
 
 
 def write_record(path: Path, record: Record) -> None:

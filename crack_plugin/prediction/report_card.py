@@ -13,7 +13,7 @@ import numpy as np
 from crack_plugin.inspection.features import Feature
 from crack_plugin.inspection.georeference import Georeference
 from crack_plugin.inspection.vectors import properties
-from crack_plugin.prediction.settings import OutputError
+from crack_plugin.prediction.pictures import read_image, read_mask
 from crack_plugin.prediction.sources import VIDEO_SUFFIXES, overlay_of
 from crack_plugin.prediction.tables import Row
 from crack_plugin.visualization.document import Table, html_body
@@ -190,32 +190,23 @@ def thumbnail(out: Path, mask: str, classes: int) -> bytes:
     Raises:
         OutputError: Mask or overlay cannot be read.
     """
-    labels = _read(out / mask, cv2.IMREAD_UNCHANGED)
+    labels = read_mask(out / mask, classes)
     factor = max(labels.shape) / _SIDE
     # Decoding at an eighth of the size takes a fraction of time and memory.
     flags = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
     reduced = next((each for each in flags if each <= factor), 1)
-    picture = _read(out / overlay_of(mask), flags.get(reduced, cv2.IMREAD_COLOR))
+    picture = read_image(out / overlay_of(mask), flags.get(reduced, cv2.IMREAD_COLOR))
     if factor > 1:
         height, width = (max(1, round(side / factor)) for side in labels.shape)
         # Scaled down, the paint of a thin crack would fade away.
         thickness = math.ceil(factor)
         labels = cv2.dilate(labels, np.ones((thickness, thickness), np.uint8))
         labels = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
-        if classes == 1:
-            labels = (labels == 255).astype(np.uint8)
         picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
         picture = overlay(picture, labels, is_bgr=True)
     # With colours at half the size, as is usual, the paint of a thin crack would fade as well.
     sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     return cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY, *sampling])[1].tobytes()
-
-
-def _read(path: Path, flags: int) -> np.ndarray:
-    picture = cv2.imread(str(path), flags)
-    if picture is None:
-        raise OutputError(f'{path} cannot be read. Delete it: the same command then predicts its image again.')
-    return picture
 
 
 def _free_box(

@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import TextIO
 
 from crack_plugin.errors import CrackPluginError
 from crack_plugin.files import write_atomically
@@ -108,12 +109,17 @@ def write_table(table: Path, rows: Sequence[Row]) -> None:
     write_csv(table, COLUMNS, (astuple(row) for row in rows))
 
 
+def open_table(path: Path, mode: str) -> TextIO:
+    """Open a CSV file for :mod:`csv` to write to."""
+    # The names of files may have bytes that are no text.
+    return path.open(mode, newline='', encoding='utf-8', errors='surrogateescape')  # type: ignore[return-value]
+
+
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV file with a header, row by row as they come."""
 
     def write(scratch: Path) -> None:
-        # The names of files may have bytes that are no text.
-        with scratch.open('w', newline='', encoding='utf-8', errors='surrogateescape') as file:
+        with open_table(scratch, 'w') as file:
             writer = csv.writer(file, lineterminator='\n')
             writer.writerow(columns)
             writer.writerows(rows)

@@ -9,7 +9,7 @@ import pytest
 from crack_plugin.evaluation.geometry import CrackGeometry
 from crack_plugin.inspection.scale import Scales
 from crack_plugin.prediction.measurements import Measurement, measure_all, summaries
-from crack_plugin.prediction.output import write_image
+from crack_plugin.prediction.pictures import write_image
 from crack_plugin.prediction.sources import overlay_of
 from crack_plugin.prediction.tables import COLUMNS, TABLE, Row, TableError, read_table, write_table
 
