@@ -53,7 +53,7 @@ def draw_photographs(folder: Path, size: tuple[int, int], count: int) -> None:
 
 def batches(predictor: Predictor, folder: Path, size: int) -> list[dict[str, list[Any]]]:
     """The photographs as ``test_step`` takes them, ``size`` in each but the last."""
-    loaded = [predictor._transform(predictor._load(str(path))) for path in sorted(folder.iterdir())]
+    loaded = [predictor.read(path).data for path in sorted(folder.iterdir())]
     parts = [loaded[start : start + size] for start in range(0, len(loaded), size)]
     return [{key: [data[key] for data in part] for key in ('inputs', 'data_samples')} for part in parts]
 

@@ -1,5 +1,6 @@
 # Pretrains the embedded tiny SAM 3 from scratch on synthetic pictures: tools/pretrain_tiny.py.
 _base_ = ['./_base_/models/sam3_text_lora.py', './_base_/datasets/yolo_crack.py', './_base_/default_runtime.py']
+classes = ['crack', 'joint', 'spalling', 'rust stain']
 model = dict(
     # 3.1 M parameters at 336 px: one window of 24 x 24 tokens, SAM 3's own patch and token counts
     base=dict(
@@ -37,14 +38,13 @@ model = dict(
         mask_decoder_config=dict(hidden_size=64, num_attention_heads=4),
     ),
     # What the pictures hold: each prompt learns to mark its own, so that a prompt decides what is marked
-    prompts=['crack', 'joint', 'spalling', 'rust stain'],
+    prompts=classes,
     lora=None,
     trainable='all',
     # cross-entropy gets a model from scratch off the ground, where Dice alone has hardly a gradient
     loss_decode=[dict(type='ForegroundDiceLoss'), dict(type='CrossEntropyLoss')],
 )
 data_root = 'data/synthetic_world'
-classes = ['crack', 'joint', 'spalling', 'rust stain']
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadYOLOPolygons'),
