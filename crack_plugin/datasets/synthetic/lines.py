@@ -73,7 +73,6 @@ def paint_lane_marking(rng: np.random.Generator, scene: Scene) -> None:
     if rng.random() < 0.3:
         dash = rng.uniform(0.3, 0.8) * max(size)
         middle = ends.mean(axis=0)
-        bands = [b - middle + middle for b in bands]
         bands = [np.stack([middle + along * dash * k, middle + along * dash * (k + 0.6)]) for k in (-2, -1, 0, 1)]
     layer = np.zeros(size, np.uint8)
     for start, end in bands:
