@@ -48,12 +48,14 @@ data_root = 'data/synthetic_world'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadYOLOPolygons'),
+    # the model's own square already here, in the loading processes: the losses have half the pixels to go through
+    dict(type='Resize', scale=(336, 336), keep_ratio=False),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='RandomFlip', prob=0.5, direction='vertical'),
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
-    batch_size=16, num_workers=4, dataset=dict(data_root=data_root, classes=classes, pipeline=train_pipeline)
+    batch_size=8, num_workers=2, dataset=dict(data_root=data_root, classes=classes, pipeline=train_pipeline)
 )
 val_dataloader = dict(num_workers=1, dataset=dict(data_root=data_root, classes=classes))
 test_dataloader = val_dataloader
@@ -68,6 +70,6 @@ param_scheduler = [
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=4, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-# Every 50 iterations, so that a part that ends anywhere loses little; the average of the last 1000 is what is kept
+# Every 50 iterations, so that a part that ends anywhere loses little; the average of the last 200 is what is kept
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=50, max_keep_ckpts=1))
-custom_hooks = [dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.001)]
+custom_hooks = [dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.005)]

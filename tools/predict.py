@@ -38,6 +38,7 @@ from crack_plugin.prediction.settings import (
     apply_options,
     check_settings,
     prediction_settings,
+    seen_as,
     write_settings,
 )
 from crack_plugin.prediction.sources import SourceError, find_sources, unread_line
@@ -71,6 +72,8 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str | Non
     if not args.overwrite:
         check_settings(args.out, settings)
     predictor = Predictor(cfg, args.checkpoint, device=args.device, prompts=args.prompt)
+    if first:
+        print(seen_as(cfg))
     sources = mark_rasters(sources, predictor.windows, wanted.probabilities)
     done = rows_done(args.out, len(predictor.class_names), args.overwrite)
     check_names(sources, done)

@@ -27,6 +27,7 @@ LABEL_MARGIN = (0.0, 0.8)
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('out', type=Path, help='folder to write, new or empty')
+    parser.add_argument('--start', metavar='FOLDER', help='weights to go on from (default: random ones)')
     parser.add_argument('--data', type=Path, default=Path('data/synthetic_world'), help='default: %(default)s')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/pretrain_tiny'), help='default: %(default)s')
     parser.add_argument('--pictures', type=whole_number(1), default=20000, help='to draw (default: %(default)s)')
@@ -41,6 +42,9 @@ def train(args: argparse.Namespace) -> bool:
     loaders = [f'{name}_dataloader.dataset.data_root={args.data}' for name in ('train', 'val', 'test')]
     length = [f'train_cfg.max_epochs={args.epochs}', f'param_scheduler.1.T_max={args.epochs}']
     options = [*loaders, *length, f'param_scheduler.1.end={args.epochs}']
+    if args.start:
+        # half the steps of random weights: what is learned already is adapted, not overwritten
+        options += [f'model.base={args.start}', 'optim_wrapper.optimizer.lr=5e-4']
     tool = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(CONFIG), '--work-dir', str(args.work_dir)]
     resume = ['--resume'] if (args.work_dir / 'last_checkpoint').is_file() else []
     process = subprocess.Popen([*tool, *resume, '--cfg-options', *options])

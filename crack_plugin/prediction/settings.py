@@ -52,6 +52,18 @@ def apply_options(cfg: Config, given: Mapping[str, Any], merge: bool, slide: Seq
         cfg.model.test_cfg = {'mode': 'slide', 'crop_size': (crop, crop), 'stride': (stride, stride)}
 
 
+def seen_as(cfg: Config) -> str:
+    """Tells how much of a photograph the model sees at once, and what changes that."""
+    windows = cfg.model.get('test_cfg') or {}
+    if windows.get('mode') != 'slide':
+        return 'Photographs are seen whole. In windows: --slide CROP STRIDE.'
+    (height, width), (down, right) = windows['crop_size'], windows['stride']
+    return (
+        f'What is larger than {width} x {height} pixels is seen in windows of that size, one every {right} x {down}. '
+        'Whole: --cfg-options model.test_cfg.mode=whole.'
+    )
+
+
 def prediction_settings(
     cfg: Config, checkpoint: str | None = None, adapter: str | None = None, merge: bool = False
 ) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from conftest import CONFIGS
 from mmengine.config import Config
 
-from crack_plugin.prediction.settings import prediction_settings
+from crack_plugin.prediction.settings import prediction_settings, seen_as
 
 
 def test_every_file_of_an_adapter_counts(tmp_path: Path) -> None:
@@ -18,3 +18,10 @@ def test_every_file_of_an_adapter_counts(tmp_path: Path) -> None:
     (tmp_path / names[-1]).write_text('trained on')
     after = prediction_settings(cfg, adapter=str(tmp_path))['sha256']
     assert {name for name in names if after[name] != before[name]} == {names[-1]}
+
+
+def test_what_is_seen_at_once_is_told() -> None:
+    whole = Config({'model': {}})
+    windows = Config({'model': {'test_cfg': {'mode': 'slide', 'crop_size': (600, 800), 'stride': (400, 500)}}})
+    assert seen_as(whole) == 'Photographs are seen whole. In windows: --slide CROP STRIDE.'
+    assert '800 x 600 pixels is seen in windows of that size, one every 500 x 400' in seen_as(windows)

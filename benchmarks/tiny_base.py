@@ -1,0 +1,124 @@
+"""What the embedded tiny SAM 3 finds before any training: the tables of ``configs/sam3_tiny/README.md``.
+
+    python benchmarks/tiny_base.py photographs NAME=FOLDER [NAME=FOLDER ...] [--base FOLDER]
+    python benchmarks/tiny_base.py prompts [--pictures 200]
+    python benchmarks/tiny_base.py large [--pictures 24]
+
+``photographs`` scores data sets in YOLO layout, both splits, as tools/test.py does. ``prompts`` draws pictures with a
+crack and a joint on surfaces that the pretraining did not show, asks for each and holds the answer against both masks.
+``large`` draws pictures of 1440 x 1920 pixels on such surfaces, and compares the picture as a whole with windows.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from crack_plugin.datasets.synthetic import HELD_OUT, Picture, draw
+from crack_plugin.prediction import Predictor
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / 'configs' / 'sam3_tiny_zeroshot_crack.py'
+COLUMNS = ('crack/IoU', 'crack/Precision', 'crack/Recall', 'crack/clIoU')
+SIZE, LARGE = (384, 512), (1440, 1920)
+# Not a number that a data set is drawn with.
+SEED = 20261126
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest='command', required=True)
+    photographs = commands.add_parser('photographs')
+    photographs.add_argument('data', nargs='+', metavar='NAME=FOLDER')
+    for name, count in (('prompts', 200), ('large', 24)):
+        commands.add_parser(name).add_argument('--pictures', type=int, default=count, help='default: %(default)s')
+    for command in commands.choices.values():
+        command.add_argument('--base', type=Path, help='another folder of weights')
+        command.add_argument('--image-size', type=int, help='side of the square that the model sees')
+    return parser
+
+
+def config(args: argparse.Namespace) -> Config:
+    cfg = Config.fromfile(CONFIG)
+    if args.base:
+        cfg.model.base = str(args.base)
+    cfg.model.image_size = args.image_size
+    return cfg
+
+
+def photographs(args: argparse.Namespace) -> None:
+    """Per-image means on both splits of each data set."""
+    print(f'| set | {" | ".join(name.removeprefix("crack/") for name in COLUMNS)} |\n|---|{"---|" * len(COLUMNS)}')
+    for name, folder in (item.split('=', 1) for item in args.data):
+        for split in ('train', 'valid'):
+            cfg = config(args)
+            cfg.test_dataloader.dataset.update(data_root=folder, split=split)
+            cfg.work_dir = f'work_dirs/tiny_base/{name}_{split}'
+            scores = Runner.from_cfg(cfg).test()
+            print(f'| {name} {split} | {" | ".join(f"{scores[column]:.3f}" for column in COLUMNS)} |', flush=True)
+
+
+def iou(found: np.ndarray, true: np.ndarray) -> float:
+    return float(np.count_nonzero(found & true) / np.count_nonzero(found | true)) if (found | true).any() else 1.0
+
+
+def drawn(count: int, size: tuple[int, int], defects: Sequence[str]) -> Iterator[tuple[str, Picture]]:
+    """As many pictures as asked for, with all of ``defects`` in each."""
+    index = 0
+    while count:
+        surface = HELD_OUT[index % len(HELD_OUT)]
+        picture = draw(np.random.default_rng([SEED, index]), size, surface, defects)
+        index += 1
+        if len(np.unique(picture.mask)) > len(defects):
+            count -= 1
+            yield surface, picture
+
+
+def prompts(args: argparse.Namespace) -> None:
+    """IoU of what each prompt marks with its own mask, and with the other's."""
+    names = ('crack', 'joint')
+    predictors = [Predictor(config(args), prompts=[name]) for name in names]
+    results: dict[str, list[list[float]]] = {surface: [] for surface in HELD_OUT}
+    for surface, picture in drawn(args.pictures, SIZE, names):
+        found = [predictor(picture.image).labels > 0 for predictor in predictors]
+        results[surface].append([iou(marked, picture.mask == each) for marked in found for each in (1, 2)])
+    every = sum(results.values(), [])
+    print('| surface | pictures | "crack": cracks | "crack": joints | "joint": cracks | "joint": joints |')
+    print('|---' * 6 + '|')
+    for surface, rows in [*results.items(), ('all', every)]:
+        means = ' | '.join(f'{value:.3f}' for value in np.mean(rows, axis=0)) if rows else ' | '.join('-' * 4)
+        print(f'| {surface} | {len(rows)} | {means} |')
+    right = np.mean([row[0] > row[1] and row[3] > row[2] for row in every])
+    print(f'Each prompt overlaps its own structure more than the other in {100 * right:.1f}% of the pictures.')
+
+
+def large(args: argparse.Namespace) -> None:
+    """IoU on large pictures, whole and in windows of several sizes."""
+    pictures = [picture for _, picture in drawn(args.pictures, LARGE, ('crack',))]
+    print('| seen | IoU | precision | recall |\n|---|---|---|---|')
+    for side in (None, 1344, 1008, 672, 336):
+        cfg = config(args)
+        cfg.model.test_cfg = (
+            {'mode': 'slide', 'crop_size': (side, side), 'stride': (side * 2 // 3,) * 2} if side else {'mode': 'whole'}
+        )
+        predictor = Predictor(cfg)
+        rows = []
+        for picture in pictures:
+            marked, true = predictor(picture.image).labels > 0, picture.mask > 0
+            both = np.count_nonzero(marked & true)
+            rows.append([iou(marked, true), both / max(1, np.count_nonzero(marked)), both / np.count_nonzero(true)])
+        means = ' | '.join(f'{value:.3f}' for value in np.mean(rows, axis=0))
+        print(f'| {f"windows of {side}" if side else "whole"} | {means} |', flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    args = make_parser().parse_args(argv)
+    {'photographs': photographs, 'prompts': prompts, 'large': large}[args.command](args)
+
+
+if __name__ == '__main__':
+    main()
