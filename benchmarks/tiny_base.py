@@ -85,7 +85,7 @@ def prompts(args: argparse.Namespace) -> None:
     for surface, picture in drawn(args.pictures, SIZE, names):
         found = [predictor(picture.image).labels > 0 for predictor in predictors]
         results[surface].append([iou(marked, picture.mask == each) for marked in found for each in (1, 2)])
-    every = sum(results.values(), [])
+    every = [row for rows in results.values() for row in rows]
     print('| surface | pictures | "crack": cracks | "crack": joints | "joint": cracks | "joint": joints |')
     print('|---' * 6 + '|')
     for surface, rows in [*results.items(), ('all', every)]:

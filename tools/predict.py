@@ -2,7 +2,7 @@
 
 IMAGES are image files, folders (with their subfolders), quoted patterns such as 'site/**/*.jpg', or videos, of which
 every frame is predicted. For each image OUT/masks gets a PNG (0/255; with several classes a label map, 0 for the
-background; of a GeoTIFF too large for memory a GeoTIFF), OUT/overlays a JPEG, and OUT/predictions.csv a row per class.
+background; of an image too large for memory a GeoTIFF), OUT/overlays a JPEG, and OUT/predictions.csv a row per class.
 With --measure, OUT/measurements.csv has length, width, orientation and density of the cracks as well. With --cracks,
 --vector, --severity or --width-profile, OUT/cracks.csv has a row per crack, and with --report, OUT/report.html shows
 them; --labels writes labels to correct.

@@ -1,4 +1,4 @@
-"""GeoTIFFs that do not fit into memory: which they are, and how their rows are read. Needs rasterio."""
+"""GeoTIFFs and photographs that do not fit into memory: which they are, and how their rows are read. Needs rasterio."""
 
 import struct
 import warnings
@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import ExifTags, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 from tifffile import TiffFile
 
 from crack_plugin.errors import CrackPluginError
@@ -15,7 +18,7 @@ from crack_plugin.inspection.bands import Band
 from crack_plugin.inspection.georeference import TIFF_SUFFIXES, import_rasterio
 
 RASTER_PIXELS = 2**26
-"""Pixels (67 megapixels) above which a TIFF is predicted in bands: up to there it takes some 2 GB at once."""
+"""Pixels (67 megapixels) above which an image is predicted in bands: up to there it takes some 2 GB at once."""
 
 NO_DATA = 255
 """Label and probability of pixels without data."""
@@ -29,9 +32,32 @@ class RasterError(CrackPluginError, ValueError):
 
 
 def pixels_of(path: Path) -> int:
-    """Pixels of a TIFF; 0 for other files, and for what cannot be opened, which whoever reads it tells."""
-    if path.suffix.lower() not in TIFF_SUFFIXES:
+    """Pixels of an image whose rows can be read one after the other, from its header.
+
+    Returns:
+        0 for what has to be read at once (other formats, a JPEG or PNG that its EXIF orientation turns, or of other
+        than 8 bits a channel in grey or RGB), and for what cannot be opened, which whoever reads it tells.
+    """
+    suffix = path.suffix.lower()
+    if suffix in TIFF_SUFFIXES:
+        return _tiff_pixels(path)
+    # Not by Image.open, which refuses large images as decompression bombs; nothing is decompressed here.
+    kind = {'.png': PngImageFile, '.jpg': JpegImageFile, '.jpeg': JpegImageFile}.get(suffix)
+    if kind is None:
         return 0
+    try:
+        with kind(path) as image:
+            # PNG's exif may stand behind the pixels: then it is not known without them, and OpenCV ignores it too
+            turned = 'exif' in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            layout = image.tile[0][3]
+            layout = layout[0] if isinstance(layout, tuple) else layout
+            is_plain = layout in ('L', 'RGB', 'RGBA')
+            return image.width * image.height if is_plain and not turned else 0
+    except (OSError, IndexError, SyntaxError, ValueError, struct.error, UnidentifiedImageError):  # what Pillow raises
+        return 0
+
+
+def _tiff_pixels(path: Path) -> int:
     try:
         with TiffFile(path) as tiff:
             page = tiff.pages.first
@@ -109,6 +135,8 @@ def open_raster(path: Path) -> Iterator[Raster]:
         if len(source.subdatasets) > 1:
             raise RasterError(f'{path} holds {len(source.subdatasets)} pictures. Save each as a file of its own.')
         rows = max(height for height, _ in source.block_shapes)
+        # Rows of a JPEG or PNG come one after the other: a band of them has to stay for its mask.
+        rows = max(rows, TILE)
         # Smaller, blocks would be decoded for each band that they reach into; GDAL's own choice grows with the machine.
         cache = 2 * rows * (source.width + 1024) * source.count + 2**25
         with rasterio.Env(GDAL_CACHEMAX=cache):

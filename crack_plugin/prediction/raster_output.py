@@ -50,11 +50,11 @@ _PREVIEW_SIDE = 2048
 
 
 def mark_rasters(sources: Sequence[Source], windows: Windows | None, with_probabilities: bool) -> list[Source]:
-    """Which files are predicted in bands: TIFFs of more than ``RASTER_PIXELS``, by a model that predicts in windows.
+    """Which files are predicted in bands: those of more than ``RASTER_PIXELS``, by a model that predicts in windows.
 
     Raises:
         MissingPackageError: There are such, and rasterio is not installed.
-        OptionError: A TIFF is too large for memory, and the model predicts entire images alone; or there is none to
+        OptionError: An image is too large for memory, and the model predicts entire images alone; or there is none to
             have probabilities of.
     """
     marked = []
@@ -72,7 +72,7 @@ def mark_rasters(sources: Sequence[Source], windows: Windows | None, with_probab
         marked.append(replace(source, is_raster=is_raster))
     if with_probabilities and not any(source.is_raster for source in marked):
         raise OptionError(
-            f'--probabilities are of TIFFs of more than {RASTER_PIXELS / 1e6:.0f} megapixels that are predicted in '
+            f'--probabilities are of images of more than {RASTER_PIXELS / 1e6:.0f} megapixels that are predicted in '
             'windows (--slide), and there is none. Leave it out.'
         )
     return marked

@@ -15,6 +15,7 @@ import pytest
 import torch
 from drawn_cracks import length, line
 from mmengine.config import Config
+from PIL import ExifTags, Image
 
 from crack_plugin.errors import MissingPackageError
 from crack_plugin.files import SaveError
@@ -23,7 +24,7 @@ from crack_plugin.prediction import PredictionError, Predictor, bands, raster, r
 from crack_plugin.prediction.cracks import Wanted, make_all
 from crack_plugin.prediction.mosaic import Windows
 from crack_plugin.prediction.output import check_names, predict_all, rows_done
-from crack_plugin.prediction.raster import RasterError, open_raster
+from crack_plugin.prediction.raster import RasterError, open_raster, pixels_of
 from crack_plugin.prediction.raster_output import mark_rasters, predict_raster
 from crack_plugin.prediction.records import read_record
 from crack_plugin.prediction.settings import OptionError, OutputError
@@ -366,6 +367,34 @@ def test_which_files_take_this_road(ortho: Source, tmp_path: Path, monkeypatch) 
     monkeypatch.setitem(__import__('sys').modules, 'rasterio', None)
     with pytest.raises(MissingPackageError, match=r'ortho\.tif: .*too large for memory.*crack_plugin\[geo\]'):
         mark_rasters(sources, WINDOWS, False)
+
+
+# Two decoders of JPEG round apart at a sharp edge
+@pytest.mark.parametrize(('suffix', 'tolerance'), [('.jpg', 6), ('.png', 0)])
+def test_large_photographs_take_this_road(suffix: str, tolerance: int, tmp_path: Path) -> None:
+    path = tmp_path / f'a{suffix}'
+    image = np.full((90, 70, 3), 200, np.uint8)
+    image[40:44] = 0, 30, 60
+    cv2.imwrite(str(path), image)
+    assert pixels_of(path) == 90 * 70
+    whole = cv2.imread(str(path))
+    with open_raster(path) as opened:
+        rows, valid = opened.read(35, 50)
+    assert valid.all() and np.abs(rows.transpose(1, 2, 0).astype(int) - whole[35:50]).max() <= tolerance
+
+
+def test_photographs_that_have_to_be_read_at_once(tmp_path: Path) -> None:
+    grey = Image.fromarray(np.zeros((8, 6), np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    grey.save(tmp_path / 'turned.jpg', exif=exif)
+    grey.convert('CMYK').save(tmp_path / 'cmyk.jpg')
+    grey.convert('P').save(tmp_path / 'palette.png')
+    cv2.imwrite(str(tmp_path / 'deep.png'), np.zeros((8, 6, 3), np.uint16))
+    (tmp_path / 'broken.png').write_bytes(b'no picture')
+    (tmp_path / 'empty.jpg').touch()
+    grey.save(tmp_path / 'picture.bmp')
+    assert {path.name: pixels_of(path) for path in tmp_path.iterdir() if pixels_of(path)} == {}
 
 
 def test_damaged_mask_is_told(ortho: Source, tmp_path: Path) -> None:
