@@ -1,6 +1,7 @@
 """Make the embedded tiny SAM 3 again: ``python tools/pretrain_tiny.py OUT``.
 
-Draws the pictures, trains configs/sam3_tiny_pretrain.py on them and writes a Hugging Face folder. What is drawn and
+Draws pictures, trains configs/sam3_tiny_pretrain.py on them and writes a Hugging Face folder; then draws pictures of
+cracks alone, trains configs/sam3_tiny_pretrain_head.py and lays its detail head beside the weights. What is drawn and
 trained already is kept: the same command goes on where it was stopped, by --minutes or by anything else.
 """
 
@@ -10,13 +11,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmseg.apis import init_model
+
 from crack_plugin.cli import readable_errors, whole_number
 from crack_plugin.datasets.synthetic import PRETRAINING_SURFACES, write_dataset
 from crack_plugin.errors import ToolError
+from crack_plugin.files import write_atomically
+from crack_plugin.models.adapters import HEAD_FILE
 from crack_plugin.models.base import refuse_full_folder
+from crack_plugin.models.base_files import WEIGHTS_FILE
+from crack_plugin.models.detail_head import head_file
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs' / 'sam3_tiny_pretrain.py'
+HEAD_CONFIG = ROOT / 'configs' / 'sam3_tiny_pretrain_head.py'
 CLASSES = ('crack', 'joint', 'spalling', 'rust stain')
 # Pictures from 256 x 400 to 400 x 560 pixels, all stretched to one square: cracks and texture of many scales.
 SMALLEST, LARGEST = (256, 400), (400, 560)
@@ -32,32 +40,81 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/pretrain_tiny'), help='default: %(default)s')
     parser.add_argument('--pictures', type=whole_number(1), default=20000, help='to draw (default: %(default)s)')
     parser.add_argument('--epochs', type=whole_number(1), default=4, help='default: %(default)s')
+    parser.add_argument('--head-pictures', type=whole_number(1), default=3000, help='default: %(default)s')
     parser.add_argument('--workers', type=whole_number(1), default=2, help='processes that draw (default: %(default)s)')
-    parser.add_argument('--minutes', type=whole_number(1), help='stop the training after so many; run again to go on')
+    parser.add_argument('--minutes', type=whole_number(1), help='stop a training after so many; run again to go on')
     return parser
 
 
-def train(args: argparse.Namespace) -> bool:
-    """Train from the last checkpoint on; whether it came to its end."""
-    loaders = [f'{name}_dataloader.dataset.data_root={args.data}' for name in ('train', 'val', 'test')]
-    length = [f'train_cfg.max_epochs={args.epochs}', f'param_scheduler.1.T_max={args.epochs}']
-    options = [*loaders, *length, f'param_scheduler.1.end={args.epochs}']
-    if args.start:
-        # half the steps of random weights: what is learned already is adapted, not overwritten
-        options += [f'model.base={args.start}', 'optim_wrapper.optimizer.lr=5e-4']
-    tool = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(CONFIG), '--work-dir', str(args.work_dir)]
-    resume = ['--resume'] if (args.work_dir / 'last_checkpoint').is_file() else []
+def draw(folder: Path, pictures: int, classes: Sequence[str], workers: int) -> None:
+    """Draw what is not there yet."""
+    write_dataset(
+        folder,
+        n_train=pictures,
+        n_valid=max(1, pictures // 50),
+        size=SMALLEST,
+        max_size=LARGEST,
+        surfaces=PRETRAINING_SURFACES,
+        defects=classes,
+        label_margin=LABEL_MARGIN,
+        workers=workers,
+    )
+
+
+def train(config: Path, data: Path, work_dir: Path, options: Sequence[str], minutes: int | None) -> Path | None:
+    """Train from the last checkpoint on.
+
+    Returns:
+        The last checkpoint; None if time ran out before.
+    """
+    options = [*(f'{name}_dataloader.dataset.data_root={data}' for name in ('train', 'val', 'test')), *options]
+    tool = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(config), '--work-dir', str(work_dir)]
+    resume = ['--resume'] if (work_dir / 'last_checkpoint').is_file() else []
     process = subprocess.Popen([*tool, *resume, '--cfg-options', *options])
     try:
-        code = process.wait(None if args.minutes is None else 60 * args.minutes)
+        code = process.wait(None if minutes is None else 60 * minutes)
     except subprocess.TimeoutExpired:
         # What it has written is complete, whenever it ends. Started in the background it would ignore an interrupt.
         process.terminate()
         process.wait()
-        return False
+        print(f'Stopped after {minutes} minutes. The same command goes on.')
+        return None
     if code:
         raise ToolError(f'the training ended with exit code {code}, see above. The same command goes on from its end.')
+    return Path((work_dir / 'last_checkpoint').read_text())
+
+
+def train_base(args: argparse.Namespace) -> bool:
+    """Write the weights; whether they are there."""
+    refuse_full_folder(args.out)
+    draw(args.data, args.pictures, CLASSES, args.workers)
+    length = [f'train_cfg.max_epochs={args.epochs}', f'param_scheduler.1.T_max={args.epochs}']
+    options = [*length, f'param_scheduler.1.end={args.epochs}']
+    if args.start:
+        # half the steps of random weights: what is learned already is adapted, not overwritten
+        options += [f'model.base={args.start}', 'optim_wrapper.optimizer.lr=5e-4']
+    last = train(CONFIG, args.data, args.work_dir, options, args.minutes)
+    if last is None:
+        return False
+    # The config as it was trained, with the base of --start
+    config = str(args.work_dir / CONFIG.name)
+    merge = [sys.executable, str(ROOT / 'tools' / 'merge_adapter.py'), config, str(args.out), '--checkpoint', str(last)]
+    if subprocess.run(merge).returncode:
+        raise ToolError(f'{args.out} was not written, see above. The same command tries again.')
     return True
+
+
+def train_head(args: argparse.Namespace) -> None:
+    """Lay a detail head beside the weights."""
+    data, work_dir = (path.with_name(f'{path.name}_head') for path in (args.data, args.work_dir))
+    draw(data, args.head_pictures, CLASSES[:1], args.workers)
+    last = train(HEAD_CONFIG, data, work_dir, [f'model.base={args.out}'], args.minutes)
+    if last is None:
+        return
+    model = init_model(str(work_dir / HEAD_CONFIG.name), str(last), device='cpu')
+    content = head_file(model.detail_head, model.base_hash)
+    assert content is not None
+    write_atomically(args.out / HEAD_FILE, content)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -65,25 +122,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
     with readable_errors(parser):
-        refuse_full_folder(args.out)
-        write_dataset(
-            args.data,
-            n_train=args.pictures,
-            n_valid=max(1, args.pictures // 50),
-            size=SMALLEST,
-            max_size=LARGEST,
-            surfaces=PRETRAINING_SURFACES,
-            defects=CLASSES,
-            label_margin=LABEL_MARGIN,
-            workers=args.workers,
-        )
-        if not train(args):
-            print(f'Stopped after {args.minutes} minutes. The same command goes on.')
-            return
-        last = Path((args.work_dir / 'last_checkpoint').read_text())
-        merge = [sys.executable, str(ROOT / 'tools' / 'merge_adapter.py'), str(CONFIG), str(args.out)]
-        if subprocess.run([*merge, '--checkpoint', str(last)]).returncode:
-            raise ToolError(f'{args.out} was not written, see above. The same command tries again.')
+        if ((args.out / WEIGHTS_FILE).is_file() or train_base(args)) and not (args.out / HEAD_FILE).is_file():
+            train_head(args)
+        if (args.out / HEAD_FILE).is_file():
+            print(f'{args.out} is complete')
 
 
 if __name__ == '__main__':

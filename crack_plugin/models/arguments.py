@@ -1,10 +1,11 @@
 """Checks of the segmentor's arguments, before anything is built."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from crack_plugin.errors import ConfigError
-from crack_plugin.models.detail_head import DetailHead
+from crack_plugin.models.detail_head import DetailHead, read_head
 from crack_plugin.models.precision import PRECISIONS
 from crack_plugin.models.semantic_path import PARTS
 from crack_plugin.models.sliding import DEFAULT_BATCH
@@ -47,18 +48,28 @@ def check_negative_prompts(negative_prompts: Sequence[str], prompts: Sequence[st
         )
 
 
-def build_detail_head(arguments: Mapping[str, Any] | None, embedding_channels: int) -> DetailHead | None:
-    """Build the head of ``detail_head``; None for none.
+def build_detail_head(
+    arguments: Mapping[str, Any] | None, embedding_channels: int, base_hash: str
+) -> DetailHead | None:
+    """Build the head of ``detail_head``, with ``weights`` from that file; None for none.
 
     Raises:
-        ConfigError: The arguments are not a dict, or unknown, or out of their range.
+        ConfigError: The arguments are not a dict, or unknown, or out of their range; or there is no such file.
+        AdapterError: The file is damaged, or of another head, or of another base than that of ``base_hash``.
     """
     if arguments is None:
         return None
-    known = ('channels', 'size', 'max_pixels')
+    known = ('channels', 'size', 'max_pixels', 'weights')
     if not isinstance(arguments, Mapping) or set(arguments) - set(known):
         raise ConfigError(f'detail_head={arguments!r}: give None, or a dict with some of {", ".join(known)}.')
-    return DetailHead(embedding_channels, **arguments)
+    settings = dict(arguments)
+    weights = settings.pop('weights', None)
+    head = DetailHead(embedding_channels, **settings)
+    if weights is not None:
+        if not Path(weights).is_file():
+            raise ConfigError(f'detail_head has weights={weights!r}: no such file. Name a detail_head.safetensors.')
+        read_head(head, Path(weights), base_hash)
+    return head
 
 
 def check_unset(**arguments: Any) -> None:

@@ -192,8 +192,13 @@ def load_head(head: DetailHead | None, folder: str | Path, base_hash: str) -> No
     path = Path(folder, HEAD_FILE)
     if not path.is_file():
         if head is not None:
-            print_log(f'{folder} has no {HEAD_FILE}: the detail head starts at zero', logger='current')
+            print_log(f'{folder} has no {HEAD_FILE}: the detail head is as it starts', logger='current')
         return
+    read_head(head, path, base_hash)
+
+
+def read_head(head: DetailHead | None, path: Path, base_hash: str) -> None:
+    """Read the head's weights from a file; arguments and errors as of :func:`load_head`."""
     try:
         with safe_open(str(path), framework='pt') as file:
             settings = file.metadata() or {}
@@ -206,7 +211,7 @@ def load_head(head: DetailHead | None, folder: str | Path, base_hash: str) -> No
     trained = f'detail_head=dict(channels={channels}, size={size!r}, max_pixels={max_pixels})'
     if head is None:
         raise AdapterError(
-            f'{folder} was trained with a detail head, and the model has none: its adapters alone predict something '
+            f'{path.parent} was trained with a detail head, and the model has none: its adapters alone predict something '
             f'else. Set model.{trained}; or delete {path}, to use the adapters without it.'
         )
     check_base(settings.get(BASE_HASH), base_hash, str(path))

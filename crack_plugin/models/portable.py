@@ -125,6 +125,8 @@ def describe(cfg: Config, base: str) -> dict[str, Any]:
                 'built from what strangers wrote. Leave it out of test_pipeline (the model resizes images itself).'
             )
     model = {name: _plain(cfg.model[name]) for name in _MODEL if cfg.model.get(name) is not None} | {'base': base}
+    if 'detail_head' in model:
+        model['detail_head'].pop('weights', None)  # what is pushed has weights of its own
     model.setdefault('prompts', ['crack'])
     classes = list(cfg.test_dataloader.dataset.get('classes') or model['prompts'])
     description = {

@@ -51,6 +51,7 @@ class SAM3TextLoRA(ForegroundSegmentor):
         image_size: Side in pixels of the square that images are stretched to; None for the base's own (1008).
         detail_head: Arguments of :class:`~crack_plugin.models.detail_head.DetailHead`, which corrects the logits at the
             image's resolution and trains with the adapters; ``dict()`` for its defaults, None for SAM 3's own logits.
+            ``weights`` names a ``detail_head.safetensors`` to start from; without, it starts as no correction at all.
         dtype: Precision of the frozen weights: None for the checkpoint's, 'bfloat16' or 'float16'. Adapters and
             rotary positions stay in fp32.
         activation_checkpointing: Compute activations again in the backward pass instead of keeping them: less memory,
@@ -128,7 +129,9 @@ class SAM3TextLoRA(ForegroundSegmentor):
         self.register_buffer('prompt_mask', prompt_mask.bool(), persistent=False)
         self.register_buffer('prompt_features', None, persistent=False)
         self._configure_path()
-        self.detail_head = arguments.build_detail_head(detail_head, semantic_path.embedding_channels(self.model))
+        self.detail_head = arguments.build_detail_head(
+            detail_head, semantic_path.embedding_channels(self.model), self.base_hash
+        )
         if self.detail_head is not None:
             self.detail_head.recompute = 'detail_head' in self._checkpointed_parts
         if adapter is not None:

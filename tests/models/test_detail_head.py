@@ -198,7 +198,7 @@ def test_the_head_is_saved_beside_the_adapter(tiny_sam3: dict, tmp_path: Path, l
     build(tiny_sam3, None).save_adapter(tmp_path)
     assert not path.exists()
     fresh = build(tiny_sam3, {'channels': 6}, adapter=str(tmp_path))
-    assert any('the detail head starts at zero' in line for line in log)
+    assert any('the detail head is as it starts' in line for line in log)
     assert isinstance(fresh.detail_head, DetailHead) and not fresh.detail_head.correct.weight.any()
 
 
@@ -208,6 +208,26 @@ def test_a_head_of_another_base_is_refused(tiny_sam3: dict, tmp_path: Path) -> N
     assert isinstance(head, DetailHead)
     with pytest.raises(AdapterError, match='was trained on other base weights'):
         detail_head.load_head(head, tmp_path, 'f' * 64)
+
+
+def test_a_head_starts_from_another_ones_weights(tiny_sam3: dict, tmp_path: Path) -> None:
+    trained = build(tiny_sam3, {'channels': 6}, lora=None)
+    awaken(trained.detail_head)
+    path = tmp_path / detail_head.HEAD_FILE
+    content = detail_head.head_file(trained.detail_head, trained.base_hash)
+    assert content is not None
+    path.write_bytes(content)
+    images = torch.randn(1, 3, 40, 70)
+    # Untrained adapters change nothing.
+    again = build(tiny_sam3, {'channels': 6, 'weights': str(path)})
+    torch.testing.assert_close(predict(again, images), predict(trained, images))
+    with pytest.raises(AdapterError, match='was trained on other base weights'):
+        build({**tiny_sam3, 'seed': 7}, {'channels': 6, 'weights': str(path)})
+
+
+def test_without_adapters_only_the_head_trains(tiny_sam3: dict) -> None:
+    model = build(tiny_sam3, {'channels': 6}, lora=None)
+    assert {name.split('.')[0] for name, each in model.named_parameters() if each.requires_grad} == {'detail_head'}
 
 
 def test_a_merged_folder_says_that_it_lacks_the_head(tiny_sam3: dict, tmp_path: Path, log: list[str]) -> None:
@@ -227,7 +247,8 @@ def test_a_merged_folder_says_that_it_lacks_the_head(tiny_sam3: dict, tmp_path: 
         ({'channels': 0}, 'detail_head has channels=0'),
         ({'size': 336}, "choose 'image' or 'square'"),
         ({'max_pixels': 1e6}, 'detail_head has max_pixels=1000000.0'),
-        ({'chanels': 24}, 'some of channels, size, max_pixels'),
+        ({'chanels': 24}, 'some of channels, size, max_pixels, weights'),
+        ({'weights': 'none.safetensors'}, 'no such file'),
         (True, 'give None, or a dict'),
     ],
 )

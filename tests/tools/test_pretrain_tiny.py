@@ -21,7 +21,7 @@ def test_prompts_are_the_classes_that_are_drawn() -> None:
 @pytest.mark.slow
 def test_a_part_ends_in_time_and_the_next_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places = ['--data', str(tmp_path / 'data'), '--work-dir', str(tmp_path / 'work')]
-    command = [str(tmp_path / 'base'), *places, '--pictures', '4', '--epochs', '1', '--workers', '1']
+    command = [str(tmp_path / 'base'), *places, '--pictures', '4', '--epochs', '1', '--head-pictures', '4', '--workers', '1']
     wait = subprocess.Popen.wait
     limits = iter([0.5])
     # A minute would be long.
@@ -30,4 +30,5 @@ def test_a_part_ends_in_time_and_the_next_goes_on(tmp_path: Path, monkeypatch: p
     assert not (tmp_path / 'base').exists() and len(list((tmp_path / 'data' / 'train' / 'images').iterdir())) == 4
     TOOL.main(command)
     model = Sam3Model.from_pretrained(tmp_path / 'base')
+    assert (tmp_path / 'base' / 'detail_head.safetensors').is_file()
     assert 2e6 < sum(parameter.numel() for parameter in model.parameters()) < 4e6
