@@ -41,8 +41,12 @@ model = dict(
     prompts=classes,
     lora=None,
     trainable='all',
-    # cross-entropy gets a model from scratch off the ground, where Dice alone has hardly a gradient
-    loss_decode=[dict(type='ForegroundDiceLoss'), dict(type='CrossEntropyLoss')],
+    # cross-entropy gets a model from scratch off the ground, where Dice alone has hardly a gradient; what is thin has
+    # few pixels, and counts more (background, crack, joint, spalling, rust stain)
+    loss_decode=[
+        dict(type='ForegroundDiceLoss'),
+        dict(type='CrossEntropyLoss', class_weight=[1.0, 3.0, 2.0, 1.0, 1.0]),
+    ],
 )
 data_root = 'data/synthetic_world'
 train_pipeline = [

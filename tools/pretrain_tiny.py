@@ -6,12 +6,14 @@ trained already is kept: the same command goes on where it was stopped, by --min
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmseg.apis import init_model
+import torch
+from safetensors.torch import load_file, save
 
 from crack_plugin.cli import readable_errors, whole_number
 from crack_plugin.datasets.synthetic import PRETRAINING_SURFACES, write_dataset
@@ -21,6 +23,7 @@ from crack_plugin.models.adapters import HEAD_FILE
 from crack_plugin.models.base import refuse_full_folder
 from crack_plugin.models.base_files import WEIGHTS_FILE
 from crack_plugin.models.detail_head import head_file
+from crack_plugin.prediction import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs' / 'sam3_tiny_pretrain.py'
@@ -36,6 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('out', type=Path, help='folder to write, new or empty')
     parser.add_argument('--start', metavar='FOLDER', help='weights to go on from (default: random ones)')
+    parser.add_argument('--keep', type=float, default=0.0, metavar='SHARE', help='of --start, in the weights written')
     parser.add_argument('--data', type=Path, default=Path('data/synthetic_world'), help='default: %(default)s')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/pretrain_tiny'), help='default: %(default)s')
     parser.add_argument('--pictures', type=whole_number(1), default=20000, help='to draw (default: %(default)s)')
@@ -97,11 +101,22 @@ def train_base(args: argparse.Namespace) -> bool:
     if last is None:
         return False
     # The config as it was trained, with the base of --start
-    config = str(args.work_dir / CONFIG.name)
-    merge = [sys.executable, str(ROOT / 'tools' / 'merge_adapter.py'), config, str(args.out), '--checkpoint', str(last)]
+    config, scratch = str(args.work_dir / CONFIG.name), args.out.with_name(f'.{args.out.name}.unfinished')
+    shutil.rmtree(scratch, ignore_errors=True)
+    merge = [sys.executable, str(ROOT / 'tools' / 'merge_adapter.py'), config, str(scratch), '--checkpoint', str(last)]
     if subprocess.run(merge).returncode:
         raise ToolError(f'{args.out} was not written, see above. The same command tries again.')
+    if args.keep:
+        average(scratch / WEIGHTS_FILE, Path(args.start, WEIGHTS_FILE), args.keep)
+    scratch.replace(args.out)
     return True
+
+
+def average(file: Path, start: Path, share: float) -> None:
+    """Mix weights with those they were trained from, which keeps more of what both know (arXiv 2109.01903)."""
+    trained, former = load_file(file), load_file(start)
+    mixed = {name: torch.lerp(value, former[name].to(value.dtype), share) for name, value in trained.items()}
+    write_atomically(file, save(mixed, metadata={'format': 'pt'}))
 
 
 def train_head(args: argparse.Namespace) -> None:
@@ -111,7 +126,7 @@ def train_head(args: argparse.Namespace) -> None:
     last = train(HEAD_CONFIG, data, work_dir, [f'model.base={args.out}'], args.minutes)
     if last is None:
         return
-    model = init_model(str(work_dir / HEAD_CONFIG.name), str(last), device='cpu')
+    model = Predictor(work_dir / HEAD_CONFIG.name, str(last), device='cpu').model
     content = head_file(model.detail_head, model.base_hash)
     assert content is not None
     write_atomically(args.out / HEAD_FILE, content)
@@ -121,6 +136,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Draw, train, write."""
     parser = make_parser()
     args = parser.parse_args(argv)
+    if not 0 <= args.keep < 1 or (args.keep and not args.start):
+        parser.error(f'--keep {args.keep}: a share from 0 to below 1, of the weights of --start')
     with readable_errors(parser):
         if ((args.out / WEIGHTS_FILE).is_file() or train_base(args)) and not (args.out / HEAD_FILE).is_file():
             train_head(args)
