@@ -17,7 +17,7 @@ install: $(STAMP) ## Create .venv and install the package with the tested versio
 
 # The interpreter is tried, not only looked up: a pyenv shim may stand for a version that is not there,
 # and Debian ships python3 without the module that makes environments.
-# mmcv-lite and mmcv fill the same folder: an environment that has full mmcv keeps it.
+# mmcv-lite and mmcv fill the same folder, upstream's OpenMMLab and the onedl forks the same three: what is there stays.
 $(STAMP): setup.py pyproject.toml constraints.txt
 	@set -e; \
 	if ! $(PY) -c 'import pip' >/dev/null 2>&1; then \
@@ -37,8 +37,9 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 	fi; \
 	echo '[2/3] installing build tools'; \
 	$(PIP) install -c constraints.txt setuptools wheel; \
-	extras=lite,dev; \
-	if $(PIP) show mmcv >/dev/null 2>&1; then extras=dev; fi; \
+	extras=openmmlab,lite,dev; \
+	if $(PIP) show mmcv >/dev/null 2>&1; then extras=openmmlab,dev; fi; \
+	if $(PIP) show onedl-mmengine >/dev/null 2>&1; then extras=onedl,dev; fi; \
 	echo "[3/3] installing crack_plugin[$$extras] and its dependencies (torch is the large one: some minutes)"; \
 	$(PIP) install -c constraints.txt --no-build-isolation -e ".[$$extras]"; \
 	touch $@; \

@@ -16,6 +16,15 @@ PACKAGE = 'crack_plugin'
 # Lower bounds, here and below, are the oldest versions that the tests pass with, all at once: `make test-oldest`.
 # albumentations brings opencv-python-headless, which fills the same folder as opencv-python: of the same version, both
 # hold the same files but for the windows of cv2.imshow.
+# The two OpenMMLab stacks fill the same folders (mmengine, mmcv, mmseg): no environment may have both, and so the core
+# requires neither. mmcv is apart, see below: mmcv and mmcv-lite both provide the module `mmcv`.
+OPENMMLAB = [
+    'mmengine>=0.10.7,<0.11',
+    'mmsegmentation>=1.2.2,<1.3',
+    # mmengine imports pkg_resources, which setuptools 81 dropped.
+    'setuptools>=70.0.0,<81',
+]
+ONEDL = ['onedl-mmengine>=0.10.12,<0.11', 'onedl-mmcv>=2.3.6,<2.4', 'onedl-mmsegmentation>=1.4.2,<1.5']
 AUGMENTATION = ['albumentations>=2.0.5,<3', 'opencv-python-headless>=4.13.0.90']
 COCO = ['pycocotools>=2.0.8']
 GEO = ['rasterio>=1.4.0', 'pyogrio>=0.9.0', 'shapely>=2.1.0']
@@ -70,9 +79,6 @@ setup(
     python_requires='>=3.11',
     install_requires=[
         'torch>=2.8.0',
-        'mmengine>=0.10.7,<0.11',
-        'mmsegmentation>=1.2.2,<1.3',
-        # mmcv is an extra, see below: mmcv and mmcv-lite both provide the module `mmcv`.
         'transformers>=5.17.0,<6',
         # Older ones import the module that an adapter's `megatron_core` names.
         'peft>=0.20.0',
@@ -93,14 +99,16 @@ setup(
         # mmsegmentation imports these two without declaring them.
         'ftfy>=6.2.0',
         'regex>=2025.10.22',
-        # mmengine imports pkg_resources, which setuptools 81 dropped.
-        'setuptools>=70.0.0,<81',
     ],
     extras_require={
-        # For a new environment: needs no compiler.
-        'lite': ['mmcv-lite>=2.1.0,<2.2'],
-        # For models that use mmcv's compiled operators.
-        'full': ['mmcv>=2.1.0,<2.2'],
+        # OpenMMLab's own releases; leaves the installed mmcv alone.
+        'openmmlab': OPENMMLAB,
+        # The same for a new environment: needs no compiler.
+        'lite': [*OPENMMLAB, 'mmcv-lite>=2.1.0,<2.2'],
+        # The same for models that use mmcv's compiled operators.
+        'full': [*OPENMMLAB, 'mmcv>=2.1.0,<2.2'],
+        # The maintained forks of them.
+        'onedl': ONEDL,
         # For tools/convert_coco_to_yolo.py.
         'coco': COCO,
         # For configs/sam3_lora_crack_aug.py.
