@@ -6,6 +6,8 @@ PIP := $(PY) -m pip -qq --disable-pip-version-check
 STAMP := $(VENV)/.installed
 # Name an interpreter to override the search: make install PYTHON=/path/to/python3.12
 PYTHON ?=
+# That of an active environment comes first, then the oldest.
+ACTIVE := $(if $(VIRTUAL_ENV)$(CONDA_PREFIX),python)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all test-gpu test-oldest lint format clean
@@ -20,18 +22,22 @@ install: $(STAMP) ## Create .venv and install the package with the tested versio
 # mmcv-lite and mmcv fill the same folder, upstream's OpenMMLab and the onedl forks the same three: what is there stays.
 $(STAMP): setup.py pyproject.toml constraints.txt
 	@set -e; \
+	if grep -qs '^uv = ' $(VENV)/pyvenv.cfg; then \
+		echo '$(VENV) was made by uv: uv sync --inexact'; uv sync --inexact; touch $@; exit; \
+	fi; \
 	if ! $(PY) -c 'import pip' >/dev/null 2>&1; then \
-		for candidate in $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3 python); do \
-			if $$candidate -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info)' \
-					>/dev/null 2>&1; then python=$$candidate; break; fi; \
+		set -- $(if $(PYTHON),"$(PYTHON)",$(ACTIVE) python3.11 python3.12 python3.13 python3.14 python3 python); \
+		for candidate in "$$@"; do \
+			if "$$candidate" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info)' \
+					>/dev/null 2>&1; then python="$$candidate"; break; fi; \
 		done; \
 		if [ -z "$${python:-}" ]; then \
 			echo 'make install: no Python 3.11 or later with the venv module found' \
 				'(on Debian and Ubuntu: apt install python3-venv). Name one: make install PYTHON=/path/to/python3.11' >&2; \
 			exit 1; \
 		fi; \
-		echo "[1/3] creating $(VENV) with $$($$python --version)"; \
-		$$python -m venv --clear $(VENV); \
+		echo "[1/3] creating $(VENV) with $$("$$python" --version)"; \
+		"$$python" -m venv --clear $(VENV); \
 	else \
 		echo '[1/3] using the existing $(VENV)'; \
 	fi; \

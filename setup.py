@@ -30,6 +30,8 @@ COCO = ['pycocotools>=2.0.8']
 GEO = ['rasterio>=1.4.0', 'pyogrio>=0.9.0', 'shapely>=2.1.0']
 HEIF = ['pillow-heif>=1.8.1']
 EXPORT = ['onnx>=1.18.0', 'onnxruntime>=1.22.0', 'onnxscript>=0.7.0']
+# Tools with a command of their own, for who has no checkout: functions of `crack_plugin/__main__.py`.
+CONSOLE_TOOLS = ('train', 'test', 'predict', 'report', 'check')
 MIM_CONTENT = ('configs', 'tools', 'model-index.yml')
 
 
@@ -61,6 +63,11 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     license_files=['LICENSE'],
+    # Whoever publishes it adds Source and Issues: the repository has no public address yet.
+    project_urls={
+        'SAM 3': 'https://huggingface.co/facebook/sam3',
+        'MMSegmentation': 'https://github.com/open-mmlab/mmsegmentation',
+    },
     keywords='crack segmentation, SAM 3, LoRA, MMSegmentation, structural inspection',
     classifiers=[
         'Development Status :: 4 - Beta',
@@ -76,7 +83,7 @@ setup(
     include_package_data=True,
     zip_safe=False,
     cmdclass={'build_py': build_py_with_mim},
-    python_requires='>=3.11',
+    entry_points={'console_scripts': [f'crack-{tool} = {PACKAGE}.__main__:{tool}' for tool in CONSOLE_TOOLS]},
     install_requires=[
         'torch>=2.8.0',
         'transformers>=5.17.0,<6',
