@@ -4,6 +4,7 @@ OpenMMLab's `mim train PACKAGE CONFIG` and `_base_ = 'PACKAGE::CONFIG'` look for
 A wheel carries copies there, an editable installation links to the checkout.
 """
 
+import os
 import runpy
 import shutil
 from pathlib import Path
@@ -48,7 +49,13 @@ class build_py_with_mim(build_py):
         for name in MIM_CONTENT:
             source, target = ROOT / name, mim / name
             if editable:
-                target.symlink_to(Path('..', '..', name))
+                try:
+                    target.symlink_to(Path('..', '..', name))
+                except OSError:
+                    # Windows, but for administrators and its developer mode: a copy, as of the day of installation.
+                    if os.name != 'nt':
+                        raise
+                    (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)
             elif source.is_dir():
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns('__pycache__', '.*_cache'))
             else:
@@ -102,6 +109,8 @@ setup(
         'imagehash>=4.3.1',
         'tifffile>=2024.6.18',
         'tqdm>=4.66.3',
+        # For the peak of memory on Windows; peft brings it everywhere.
+        'psutil>=6.0.0',
         'pyyaml>=6.0.1',
         # mmsegmentation imports these two without declaring them.
         'ftfy>=6.2.0',

@@ -5,7 +5,9 @@ Importing this package registers its models, datasets, transforms, metrics and h
 
 import os
 
-from crack_plugin import openmmlab
+from crack_plugin import mps, openmmlab
+
+mps.allow_fallback()
 
 openmmlab.require_openmmlab()
 
