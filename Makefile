@@ -10,7 +10,7 @@ PYTHON ?=
 ACTIVE := $(if $(VIRTUAL_ENV)$(CONDA_PREFIX),python)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-gpu test-oldest lint format clean
+.PHONY: help install demo test test-all test-gpu test-oldest matrix lint format clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,14 +66,11 @@ test-all: lint ## The same with the slow tests.
 test-gpu: install ## Run the tests that a CUDA GPU adds: forward, backward, compiling, mixed precision, prefix cache.
 	@$(PY) -m pytest -m gpu
 
-# Each `name>=version` of setup.py, here as `name==version`, in an environment of its own.
-OLDEST := .venv-oldest
 test-oldest: install ## Run the fast tests with the oldest versions that setup.py allows, in .venv-oldest.
-	@$(PY) -m venv $(OLDEST)
-	@grep -oE "'[a-z0-9-]+>=[0-9.]+" setup.py | sed "s/'//; s/>=/==/" > $(OLDEST)/constraints.txt
-	@$(OLDEST)/bin/python -m pip install -qq -c $(OLDEST)/constraints.txt setuptools wheel
-	@$(OLDEST)/bin/python -m pip install -qq -c $(OLDEST)/constraints.txt --no-build-isolation -e '.[lite,dev]'
-	@$(subst $(VENV)/,$(OLDEST)/,$(PYTEST)) -m 'not slow'
+	@$(PY) benchmarks/matrix.py oldest --no-demo --no-row
+
+matrix: install ## Try every stack of OpenMMLab and versions, or STACK=onedl alone; rows of docs/stacks.md. Hours.
+	@$(PY) benchmarks/matrix.py $(STACK)
 
 lint: install ## Check style, formatting and types.
 	@$(PY) -m ruff check .
