@@ -50,7 +50,8 @@ def install(stack: str, folder: Path, python: str) -> Path:
     pip: Command = [interpreter, '-m', 'pip', '-qq', '--disable-pip-version-check', 'install']
     limits: Command = ['-c', pinned] if constraints(stack) else []
     run([*pip, *limits, 'setuptools>=70,<81', 'wheel'])
-    run([*pip, *limits, '--no-build-isolation', '-e', f'.[{EXTRAS[stack]}]'])
+    # Isolated builds: onedl-mmcv, which is there as sources alone, would compile its operators where it sees torch.
+    run([*pip, *limits, '-e', f'.[{EXTRAS[stack]}]'])
     return interpreter
 
 

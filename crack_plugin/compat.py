@@ -22,8 +22,7 @@ from crack_plugin.openmmlab import installed_distributions
 MMCV_EXTENSION = 'mmcv._ext'
 FULL_MMCV = {
     'mmcv-lite': 'pip uninstall mmcv-lite; pip install --no-build-isolation mmcv==2.1.0',
-    'onedl-mmcv': 'pip install --force-reinstall --no-deps --no-build-isolation '
-    '--no-binary onedl-mmcv onedl-mmcv==2.3.6',
+    'onedl-mmcv': 'pip install --force-reinstall --no-deps --no-build-isolation --no-cache-dir onedl-mmcv==2.3.6',
 }
 """How to get the operators, by what is installed without them."""
 

@@ -63,6 +63,18 @@ def test_named_python_may_have_blanks_in_its_path(tmp_path: Path) -> None:
     assert chosen(tmp_path, f'PYTHON={named}') == named
 
 
+def test_environment_of_uv_is_left_to_uv(tmp_path: Path) -> None:
+    """Without pip in it, it would be taken for a broken one and be made anew."""
+    fake_python(tmp_path / 'bin' / 'python3.11')
+    uv = tmp_path / 'bin' / 'uv'
+    uv.write_text('#!/bin/sh\necho "$0 $*" > "$CHOSEN"\n')
+    uv.chmod(0o755)
+    (tmp_path / 'venv').mkdir()
+    (tmp_path / 'venv' / 'pyvenv.cfg').write_text('home = /usr/bin\nuv = 0.13.9\nversion_info = 3.12\n')
+    assert str(chosen(tmp_path)) == f'{uv} sync --inexact'
+    assert (tmp_path / 'venv' / '.installed').is_file()
+
+
 def console_scripts() -> dict[str, str]:
     """Function of ``crack_plugin.__main__`` by command."""
     distribution = run_setup(str(ROOT / 'setup.py'), stop_after='init')

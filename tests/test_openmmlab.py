@@ -88,7 +88,7 @@ def test_nothing_of_openmmlab_is_imported_before_the_check() -> None:
 
 @pytest.mark.parametrize(
     ('installed', 'command'),
-    [('mmcv-lite', 'pip uninstall mmcv-lite'), ('onedl-mmcv', '--no-binary onedl-mmcv onedl-mmcv==2.3.6')],
+    [('mmcv-lite', 'pip uninstall mmcv-lite'), ('onedl-mmcv', '--no-cache-dir onedl-mmcv==2.3.6')],
 )
 def test_missing_operator_is_had_from_the_same_stack(
     monkeypatch: pytest.MonkeyPatch, installed: str, command: str
