@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from crack_plugin.datasets.synthetic import draw
+from crack_plugin.openmmlab import DISTRIBUTIONS
 from crack_plugin.version import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +50,20 @@ def test_tested_versions_are_allowed(requirements: list[Requirement]) -> None:
         # mmcv-lite stands for mmcv
         if requirement.name != 'mmcv':
             assert requirement.specifier.contains(tested[canonicalize_name(requirement.name)]), requirement
+
+
+def test_installing_the_core_touches_no_openmmlab() -> None:
+    """Of either stack: the one would be laid over the other."""
+    distribution = run_setup(str(ROOT / 'setup.py'), stop_after='init')
+    stacks = {name for names in DISTRIBUTIONS.values() for name in names}
+    assert not stacks & {Requirement(text).name for text in distribution.install_requires}
+    by_extra = {
+        extra: {Requirement(text).name for text in texts} & stacks
+        for extra, texts in distribution.extras_require.items()
+    }
+    assert by_extra['openmmlab'] == {'mmengine', 'mmsegmentation'}
+    assert by_extra['onedl'] == {'onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation'}
+    assert not by_extra['dev']
 
 
 def test_uv_and_pip_take_the_same_versions() -> None:
