@@ -10,7 +10,7 @@ PYTHON ?=
 ACTIVE := $(if $(VIRTUAL_ENV)$(CONDA_PREFIX),python)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-gpu test-oldest matrix lint format clean
+.PHONY: help install demo test test-all test-gpu test-oldest matrix lint pins format clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ lint: install ## Check style, formatting and types.
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+
+pins: ## Copy the pins of constraints.txt to pyproject.toml, for uv.
+	@$(PY) benchmarks/pins.py
 
 format: install ## Fix what ruff can fix, and format.
 	@$(PY) -m ruff check --fix .

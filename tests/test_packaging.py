@@ -67,9 +67,13 @@ def test_installing_the_core_touches_no_openmmlab() -> None:
 
 
 def test_uv_and_pip_take_the_same_versions() -> None:
-    lines = (ROOT / 'constraints.txt').read_text().splitlines()
-    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
-    assert project['tool']['uv']['constraint-dependencies'] == [line for line in lines if not line.startswith('#')]
+    text, constraints = (ROOT / 'pyproject.toml').read_text(), (ROOT / 'constraints.txt').read_text()
+    pins = [line for line in constraints.splitlines() if not line.startswith('#')]
+    taken = tomllib.loads(text)['tool']['uv']['constraint-dependencies']
+    assert taken == pins, 'make pins'
+
+    changed = load_script(ROOT / 'benchmarks' / 'pins.py').with_pins(text, f'# more\nnew==1.0\n{constraints}')
+    assert tomllib.loads(changed)['tool']['uv']['constraint-dependencies'] == ['new==1.0', *pins]
 
 
 def test_uv_sync_installs_what_make_install_does() -> None:
