@@ -6,9 +6,11 @@ PIP := $(PY) -m pip -qq --disable-pip-version-check
 STAMP := $(VENV)/.installed
 # Name an interpreter to override the search: make install PYTHON=/path/to/python3.12
 PYTHON ?=
+# That of an active environment comes first, then the oldest.
+ACTIVE := $(if $(VIRTUAL_ENV)$(CONDA_PREFIX),python)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-gpu test-oldest lint format clean
+.PHONY: help install demo test test-all test-gpu test-oldest matrix lint pins format clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,28 +19,33 @@ install: $(STAMP) ## Create .venv and install the package with the tested versio
 
 # The interpreter is tried, not only looked up: a pyenv shim may stand for a version that is not there,
 # and Debian ships python3 without the module that makes environments.
-# mmcv-lite and mmcv fill the same folder: an environment that has full mmcv keeps it.
+# mmcv-lite and mmcv fill the same folder, upstream's OpenMMLab and the onedl forks the same three: what is there stays.
 $(STAMP): setup.py pyproject.toml constraints.txt
 	@set -e; \
+	if grep -qs '^uv = ' $(VENV)/pyvenv.cfg; then \
+		echo '$(VENV) was made by uv: uv sync --inexact'; uv sync --inexact; touch $@; exit; \
+	fi; \
 	if ! $(PY) -c 'import pip' >/dev/null 2>&1; then \
-		for candidate in $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3 python); do \
-			if $$candidate -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info)' \
-					>/dev/null 2>&1; then python=$$candidate; break; fi; \
+		set -- $(if $(PYTHON),"$(PYTHON)",$(ACTIVE) python3.11 python3.12 python3.13 python3.14 python3 python); \
+		for candidate in "$$@"; do \
+			if "$$candidate" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info)' \
+					>/dev/null 2>&1; then python="$$candidate"; break; fi; \
 		done; \
 		if [ -z "$${python:-}" ]; then \
 			echo 'make install: no Python 3.11 or later with the venv module found' \
 				'(on Debian and Ubuntu: apt install python3-venv). Name one: make install PYTHON=/path/to/python3.11' >&2; \
 			exit 1; \
 		fi; \
-		echo "[1/3] creating $(VENV) with $$($$python --version)"; \
-		$$python -m venv --clear $(VENV); \
+		echo "[1/3] creating $(VENV) with $$("$$python" --version)"; \
+		"$$python" -m venv --clear $(VENV); \
 	else \
 		echo '[1/3] using the existing $(VENV)'; \
 	fi; \
 	echo '[2/3] installing build tools'; \
 	$(PIP) install -c constraints.txt setuptools wheel; \
-	extras=lite,dev; \
-	if $(PIP) show mmcv >/dev/null 2>&1; then extras=dev; fi; \
+	extras=openmmlab,lite,dev; \
+	if $(PIP) show mmcv >/dev/null 2>&1; then extras=openmmlab,dev; fi; \
+	if $(PIP) show onedl-mmengine >/dev/null 2>&1; then extras=onedl,dev; fi; \
 	echo "[3/3] installing crack_plugin[$$extras] and its dependencies (torch is the large one: some minutes)"; \
 	$(PIP) install -c constraints.txt --no-build-isolation -e ".[$$extras]"; \
 	touch $@; \
@@ -59,19 +66,19 @@ test-all: lint ## The same with the slow tests.
 test-gpu: install ## Run the tests that a CUDA GPU adds: forward, backward, compiling, mixed precision, prefix cache.
 	@$(PY) -m pytest -m gpu
 
-# Each `name>=version` of setup.py, here as `name==version`, in an environment of its own.
-OLDEST := .venv-oldest
 test-oldest: install ## Run the fast tests with the oldest versions that setup.py allows, in .venv-oldest.
-	@$(PY) -m venv $(OLDEST)
-	@grep -oE "'[a-z0-9-]+>=[0-9.]+" setup.py | sed "s/'//; s/>=/==/" > $(OLDEST)/constraints.txt
-	@$(OLDEST)/bin/python -m pip install -qq -c $(OLDEST)/constraints.txt setuptools wheel
-	@$(OLDEST)/bin/python -m pip install -qq -c $(OLDEST)/constraints.txt --no-build-isolation -e '.[lite,dev]'
-	@$(subst $(VENV)/,$(OLDEST)/,$(PYTEST)) -m 'not slow'
+	@$(PY) benchmarks/matrix.py oldest --no-demo --no-row
+
+matrix: install ## Try every stack of OpenMMLab and versions, or STACK=onedl alone; rows of docs/stacks.md. Hours.
+	@$(PY) benchmarks/matrix.py $(STACK)
 
 lint: install ## Check style, formatting and types.
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+
+pins: ## Copy the pins of constraints.txt to pyproject.toml, for uv.
+	@$(PY) benchmarks/pins.py
 
 format: install ## Fix what ruff can fix, and format.
 	@$(PY) -m ruff check --fix .

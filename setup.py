@@ -4,6 +4,7 @@ OpenMMLab's `mim train PACKAGE CONFIG` and `_base_ = 'PACKAGE::CONFIG'` look for
 A wheel carries copies there, an editable installation links to the checkout.
 """
 
+import os
 import runpy
 import shutil
 from pathlib import Path
@@ -16,11 +17,22 @@ PACKAGE = 'crack_plugin'
 # Lower bounds, here and below, are the oldest versions that the tests pass with, all at once: `make test-oldest`.
 # albumentations brings opencv-python-headless, which fills the same folder as opencv-python: of the same version, both
 # hold the same files but for the windows of cv2.imshow.
+# The two OpenMMLab stacks fill the same folders (mmengine, mmcv, mmseg): no environment may have both, and so the core
+# requires neither. mmcv is apart, see below: mmcv and mmcv-lite both provide the module `mmcv`.
+OPENMMLAB = [
+    'mmengine>=0.10.7,<0.11',
+    'mmsegmentation>=1.2.2,<1.3',
+    # mmengine imports pkg_resources, which setuptools 81 dropped.
+    'setuptools>=70.0.0,<81',
+]
+ONEDL = ['onedl-mmengine>=0.10.12,<0.11', 'onedl-mmcv>=2.3.6,<2.4', 'onedl-mmsegmentation>=1.4.2,<1.5']
 AUGMENTATION = ['albumentations>=2.0.5,<3', 'opencv-python-headless>=4.13.0.90']
 COCO = ['pycocotools>=2.0.8']
 GEO = ['rasterio>=1.4.0', 'pyogrio>=0.9.0', 'shapely>=2.1.0']
 HEIF = ['pillow-heif>=1.8.1']
 EXPORT = ['onnx>=1.18.0', 'onnxruntime>=1.22.0', 'onnxscript>=0.7.0']
+# Tools with a command of their own, for who has no checkout: functions of `crack_plugin/__main__.py`.
+CONSOLE_TOOLS = ('train', 'test', 'predict', 'report', 'check')
 MIM_CONTENT = ('configs', 'tools', 'model-index.yml')
 
 
@@ -37,7 +49,13 @@ class build_py_with_mim(build_py):
         for name in MIM_CONTENT:
             source, target = ROOT / name, mim / name
             if editable:
-                target.symlink_to(Path('..', '..', name))
+                try:
+                    target.symlink_to(Path('..', '..', name))
+                except OSError:
+                    # Windows, but for administrators and its developer mode: a copy, as of the day of installation.
+                    if os.name != 'nt':
+                        raise
+                    (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)
             elif source.is_dir():
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns('__pycache__', '.*_cache'))
             else:
@@ -52,6 +70,11 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     license_files=['LICENSE'],
+    # Whoever publishes it adds Source and Issues: the repository has no public address yet.
+    project_urls={
+        'SAM 3': 'https://huggingface.co/facebook/sam3',
+        'MMSegmentation': 'https://github.com/open-mmlab/mmsegmentation',
+    },
     keywords='crack segmentation, SAM 3, LoRA, MMSegmentation, structural inspection',
     classifiers=[
         'Development Status :: 4 - Beta',
@@ -67,12 +90,9 @@ setup(
     include_package_data=True,
     zip_safe=False,
     cmdclass={'build_py': build_py_with_mim},
-    python_requires='>=3.11',
+    entry_points={'console_scripts': [f'crack-{tool} = {PACKAGE}.__main__:{tool}' for tool in CONSOLE_TOOLS]},
     install_requires=[
         'torch>=2.8.0',
-        'mmengine>=0.10.7,<0.11',
-        'mmsegmentation>=1.2.2,<1.3',
-        # mmcv is an extra, see below: mmcv and mmcv-lite both provide the module `mmcv`.
         'transformers>=5.17.0,<6',
         # Older ones import the module that an adapter's `megatron_core` names.
         'peft>=0.20.0',
@@ -89,18 +109,22 @@ setup(
         'imagehash>=4.3.1',
         'tifffile>=2024.6.18',
         'tqdm>=4.66.3',
+        # For the peak of memory on Windows; peft brings it everywhere.
+        'psutil>=6.0.0',
         'pyyaml>=6.0.1',
         # mmsegmentation imports these two without declaring them.
         'ftfy>=6.2.0',
         'regex>=2025.10.22',
-        # mmengine imports pkg_resources, which setuptools 81 dropped.
-        'setuptools>=70.0.0,<81',
     ],
     extras_require={
-        # For a new environment: needs no compiler.
-        'lite': ['mmcv-lite>=2.1.0,<2.2'],
-        # For models that use mmcv's compiled operators.
-        'full': ['mmcv>=2.1.0,<2.2'],
+        # OpenMMLab's own releases; leaves the installed mmcv alone.
+        'openmmlab': OPENMMLAB,
+        # The same for a new environment: needs no compiler.
+        'lite': [*OPENMMLAB, 'mmcv-lite>=2.1.0,<2.2'],
+        # The same for models that use mmcv's compiled operators.
+        'full': [*OPENMMLAB, 'mmcv>=2.1.0,<2.2'],
+        # The maintained forks of them.
+        'onedl': ONEDL,
         # For tools/convert_coco_to_yolo.py.
         'coco': COCO,
         # For configs/sam3_lora_crack_aug.py.

@@ -5,7 +5,13 @@ Importing this package registers its models, datasets, transforms, metrics and h
 
 import os
 
-from crack_plugin import compat
+from crack_plugin import mps, openmmlab
+
+mps.allow_fallback()
+
+openmmlab.require_openmmlab()
+
+from crack_plugin import compat  # noqa: E402 - needs mmengine
 
 compat.allow_python_314()
 compat.allow_mmcv_lite()
@@ -21,6 +27,7 @@ from crack_plugin.visualization import seg_visualizer  # noqa: E402, F401 - regi
 
 checkpoints.register_loaders()
 dataloaders.register_dataloaders()
+openmmlab.register_distributions()
 # Lets configs say `_base_ = 'crack_plugin::...'`. A module, not the distribution: so mmengine finds a checkout as well.
 MODULE2PACKAGE.setdefault('crack_plugin', 'crack_plugin.version')
 

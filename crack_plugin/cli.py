@@ -17,6 +17,7 @@ from crack_plugin import machine_faults
 from crack_plugin.config_options import KeyValueAction, merge_options
 from crack_plugin.cpu_processes import distribute_on_cpu, launcher_variables
 from crack_plugin.errors import CrackPluginError, ToolError, message
+from crack_plugin.shipped import shipped
 
 ADAPTER_HELP = 'PEFT adapter: a folder, or a hub id (owner/name, owner/name@revision)'
 CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
@@ -30,9 +31,12 @@ def local_checkpoint(path: str) -> str:
 
 
 def config_file(path: str) -> str:
-    """Argparse type: the path of an existing config file."""
+    """Argparse type: the path of an existing config file, or the name of one that comes with the package."""
     if not Path(path).is_file():
-        raise argparse.ArgumentTypeError(f'config file not found: {path}')
+        installed = shipped('configs') / path
+        if not installed.is_file():
+            raise argparse.ArgumentTypeError(f'config file not found: {path}')
+        path = str(installed)
     if Path(path).suffix not in CONFIG_SUFFIXES:
         raise argparse.ArgumentTypeError(f'not a config file ({", ".join(CONFIG_SUFFIXES)}): {path}')
     return path

@@ -17,8 +17,14 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from crack_plugin.errors import CrackPluginError, MissingPackageError
+from crack_plugin.openmmlab import installed_distributions
 
 MMCV_EXTENSION = 'mmcv._ext'
+FULL_MMCV = {
+    'mmcv-lite': 'pip uninstall mmcv-lite; pip install --no-build-isolation mmcv==2.1.0',
+    'onedl-mmcv': 'pip install --force-reinstall --no-deps --no-build-isolation --no-cache-dir onedl-mmcv==2.3.6',
+}
+"""How to get the operators, by what is installed without them."""
 
 
 class MissingOperatorError(CrackPluginError, RuntimeError):
@@ -34,11 +40,16 @@ class _MissingOps(ModuleType):
 
         def missing_op(*args: Any, **kwargs: Any) -> NoReturn:
             raise MissingOperatorError(
-                f'mmcv operator {name!r} is compiled code that mmcv-lite does not carry. A model that uses it needs '
-                'full mmcv: pip uninstall mmcv-lite; pip install --no-build-isolation mmcv==2.1.0'
+                f'mmcv operator {name!r} is compiled code that {_without_operators()} does not carry. A model that '
+                f'uses it needs full mmcv: {FULL_MMCV[_without_operators()]}'
             )
 
         return missing_op
+
+
+def _without_operators() -> str:
+    """The distribution that mmcv was installed from."""
+    return 'onedl-mmcv' if 'onedl-mmcv' in installed_distributions('mmcv') else 'mmcv-lite'
 
 
 def allow_mmcv_lite() -> None:
@@ -53,7 +64,7 @@ def allow_mmcv_lite() -> None:
     if importlib.util.find_spec('mmcv') is None:
         raise MissingPackageError(
             'crack_plugin needs mmcv. Install it with `pip install mmcv-lite==2.1.0` (no compiler needed), or keep '
-            'the full mmcv 2.1 of your OpenMMLab environment.'
+            'the full mmcv 2.1 of your OpenMMLab environment; beside onedl-mmsegmentation `pip install onedl-mmcv`.'
         )
     if importlib.util.find_spec(MMCV_EXTENSION) is not None or 'mmcv.ops' in sys.modules:
         return

@@ -12,6 +12,10 @@ LEFTOVER = '.unfinished'
 """How the names of unfinished files and folders end; they start with a dot."""
 
 
+_WINDOWS_WITHOUT_PRIVILEGE = 1314
+"""``winerror`` of a symbolic link that neither an administrator makes nor a machine in developer mode."""
+
+
 class SaveError(CrackPluginError, OSError):
     """A file could not be written; the message names it and says what to do."""
 
@@ -54,12 +58,31 @@ def _write_and_move(path: Path, content: bytes | Callable[[Path], object], durab
             # A writer may have put a file of its own in the place, as safetensors does.
             scratch.chmod(mode)
         if durable:
-            with scratch.open('rb') as file:
+            # Windows flushes only what is open for writing.
+            with scratch.open('r+b') as file:
                 os.fsync(file.fileno())
         scratch.replace(path)
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
+
+
+def link_or_copy(source: Path, link: Path) -> None:
+    """Make a symbolic link; on a Windows that allows them to administrators alone, a copy.
+
+    Args:
+        source: An existing file.
+        link: Where to put it; nothing may be there.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    try:
+        link.symlink_to(source.resolve())
+    except OSError as error:
+        if getattr(error, 'winerror', None) != _WINDOWS_WITHOUT_PRIVILEGE:
+            raise
+        shutil.copy2(source, link)
 
 
 def remove_leftovers(folder: Path) -> None:

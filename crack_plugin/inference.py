@@ -1,14 +1,30 @@
 """One prediction step in the precision that the config sets for tests."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.logging import print_log
 from mmengine.runner.amp import autocast
 
 Step = Callable[[Any], list]
 """Predicts a batch of a dataloader: a model's ``val_step`` or ``test_step``."""
+
+
+def mixed_precision(cfg: Config) -> bool:
+    """Whether a config wants mixed precision in tests, and there is a device that has it in MMEngine.
+
+    Args:
+        cfg: ``test_cfg.fp16`` switches it on.
+    """
+    wanted = (cfg.get('test_cfg') or {}).get('fp16', False)
+    if wanted and get_device() == 'mps':
+        print_log('test_cfg.fp16 is left out: MMEngine has no mixed precision on MPS.', 'current', logging.WARNING)
+        return False
+    return wanted
 
 
 def predict(step: Step, batch: Any, cfg: Config) -> list:
@@ -22,7 +38,7 @@ def predict(step: Step, batch: Any, cfg: Config) -> list:
     Returns:
         Data samples with ``pred_sem_seg`` and ``seg_logits``.
     """
-    with torch.no_grad(), autocast(enabled=(cfg.get('test_cfg') or {}).get('fp16', False)):
+    with torch.no_grad(), autocast(enabled=mixed_precision(cfg)):
         samples = step(batch)
     # On a machine with several GPUs, wait for those that predicted.
     for device in {sample.pred_sem_seg.data.device for sample in samples}:

@@ -1,6 +1,5 @@
 """The largest amount of memory that was in use: of CUDA's allocator on a GPU, of the process on a CPU."""
 
-import resource
 import sys
 from pathlib import Path
 
@@ -32,7 +31,7 @@ def reset_peak_memory(device: torch.device | str) -> str:
         return WHOLE_PROCESS
     try:
         # Linux: sets VmHWM back to the present resident memory, see proc(5).
-        _CLEAR.write_text('5')
+        _CLEAR.write_text('5', encoding='ascii')
     except OSError:
         return WHOLE_PROCESS
     return PROCESS
@@ -48,10 +47,19 @@ def peak_memory(device: torch.device | str) -> float:
     device = torch.device(device)
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 2**20
-    # ru_maxrss cannot be reset; macOS, which has nothing else, gives it in bytes, the others in KiB.
     mark = _high_water_mark()
-    if mark is not None:
-        return mark / 2**10
+    return _peak_since_start() if mark is None else mark / 2**10
+
+
+def _peak_since_start() -> float:
+    """MiB; for systems without /proc."""
+    if sys.platform == 'win32':
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource
+
+    # ru_maxrss cannot be reset; macOS, which has nothing else, gives it in bytes, the others in KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
 
 
@@ -59,4 +67,11 @@ def _high_water_mark() -> int | None:
     """KiB; None where the system has no such file, or no such line in it."""
     if not _STATUS.exists():
         return None
-    return next((int(line.split()[1]) for line in _STATUS.read_text().splitlines() if line.startswith('VmHWM:')), None)
+    return next(
+        (
+            int(line.split()[1])
+            for line in _STATUS.read_text(encoding='ascii', errors='replace').splitlines()
+            if line.startswith('VmHWM:')
+        ),
+        None,
+    )

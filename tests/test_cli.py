@@ -56,6 +56,12 @@ def test_work_dir_falls_back_to_config_then_to_its_name(config: str, parser: arg
     assert work_dir('--work-dir', 'given', '--cfg-options', 'work_dir=from_config') == 'given'
 
 
+def test_config_of_the_package_is_found_by_its_name(parser: argparse.ArgumentParser) -> None:
+    args = parser.parse_args(['sam3_tiny_lora_crack.py'])
+    assert Config.fromfile(args.config).model.type == 'SAM3TextLoRA'
+    assert cli.load_config(args).work_dir == 'work_dirs/sam3_tiny_lora_crack'
+
+
 def test_config_that_is_not_python_names_the_line(tmp_path: Path, parser: argparse.ArgumentParser) -> None:
     (tmp_path / 'broken.py').write_text('x = 1\ny = (\n')
     with pytest.raises(ToolError, match=r'broken\.py, or a file it builds on, is not Python: line 2'):

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from distutils.core import run_setup
 from pathlib import Path
 
@@ -12,12 +13,14 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from conftest import load_script
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from crack_plugin.datasets.synthetic import draw
+from crack_plugin.openmmlab import DISTRIBUTIONS
 from crack_plugin.version import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +52,37 @@ def test_tested_versions_are_allowed(requirements: list[Requirement]) -> None:
             assert requirement.specifier.contains(tested[canonicalize_name(requirement.name)]), requirement
 
 
+def test_installing_the_core_touches_no_openmmlab() -> None:
+    """Of either stack: the one would be laid over the other."""
+    distribution = run_setup(str(ROOT / 'setup.py'), stop_after='init')
+    stacks = {name for names in DISTRIBUTIONS.values() for name in names}
+    assert not stacks & {Requirement(text).name for text in distribution.install_requires}
+    by_extra = {
+        extra: {Requirement(text).name for text in texts} & stacks
+        for extra, texts in distribution.extras_require.items()
+    }
+    assert by_extra['openmmlab'] == {'mmengine', 'mmsegmentation'}
+    assert by_extra['onedl'] == {'onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation'}
+    assert not by_extra['dev']
+
+
+def test_uv_and_pip_take_the_same_versions() -> None:
+    text, constraints = (ROOT / 'pyproject.toml').read_text(), (ROOT / 'constraints.txt').read_text()
+    pins = [line for line in constraints.splitlines() if not line.startswith('#')]
+    taken = tomllib.loads(text)['tool']['uv']['constraint-dependencies']
+    assert taken == pins, 'make pins'
+
+    changed = load_script(ROOT / 'benchmarks' / 'pins.py').with_pins(text, f'# more\nnew==1.0\n{constraints}')
+    assert tomllib.loads(changed)['tool']['uv']['constraint-dependencies'] == ['new==1.0', *pins]
+
+
+def test_uv_sync_installs_what_make_install_does() -> None:
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
+    (everything,) = map(Requirement, project['dependency-groups']['dev'])
+    (extras,) = re.findall(r'^\textras=([\w,]+); ', (ROOT / 'Makefile').read_text(), re.MULTILINE)
+    assert everything.extras == set(extras.split(','))
+
+
 def test_pre_commit_runs_the_ruff_of_make_lint() -> None:
     (hooks,) = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())['repos']
     assert hooks['repo'].endswith('/ruff-pre-commit')
@@ -63,7 +97,8 @@ def test_workflow_runs_pythons_that_are_allowed() -> None:
     named = [text.rpartition(' ')[2] for text in distribution.get_classifiers() if re.search(r':: 3\.\d+$', text)]
     workflow = yaml.safe_load((ROOT / '.github' / 'workflows' / 'test.yml').read_text())
     assert workflow['jobs']['test']['strategy']['matrix']['python'] == [named[0], named[-1]]
-    allowed = SpecifierSet(distribution.python_requires)
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+    allowed = SpecifierSet(project['requires-python'])
     assert all(version in allowed for version in named)
 
 
@@ -76,10 +111,8 @@ def test_cited_version_is_the_released_one() -> None:
 
 
 def test_oldest_versions_are_those_of_make_and_readme(requirements: list[Requirement]) -> None:
-    recipe = (ROOT / 'Makefile').read_text().partition('test-oldest: install')[2]
-    (command,) = (line.strip('\t@').partition(' >')[0] for line in recipe.splitlines() if '\t@grep' in line)
-    printed = run(['bash', '-c', command], cwd=ROOT).split()
-    assert sorted(set(printed)) == sorted({f'{item.name}=={oldest(item)}' for item in requirements})
+    matrix = load_script(ROOT / 'benchmarks' / 'matrix.py')
+    assert matrix.constraints('oldest') == sorted({f'{item.name}=={oldest(item)}' for item in requirements})
 
     readme = (ROOT / 'README.md').read_text()
     wanted = readme[readme.index('Wanted are') : readme.index('; pip upgrades')]
@@ -172,12 +205,22 @@ def iou_with_truth(mask: np.ndarray, folder: Path) -> float:
 
 
 @pytest.mark.slow
-def test_installed_package_predicts_in_an_empty_folder(site_packages: Path, empty_folder: Path) -> None:
+@pytest.mark.parametrize(
+    ('command', 'config'),
+    [
+        ('crack_plugin/.mim/tools/predict.py', 'mine.py'),
+        # The command for who has no checkout, and a config of the package by its name
+        ('bin/crack-predict', 'sam3_tiny_lora_crack.py'),
+    ],
+)
+def test_installed_package_predicts_in_an_empty_folder(
+    site_packages: Path, empty_folder: Path, command: str, config: str
+) -> None:
     """With the embedded base, which came along through every step."""
     (empty_folder / 'mine.py').write_text("_base_ = 'crack_plugin::_base_/../sam3_tiny_lora_crack.py'\n")
-    predict = site_packages / 'crack_plugin' / '.mim' / 'tools' / 'predict.py'
-    options = ['photo.png', '--config', 'mine.py', '--out', 'out', '--device', 'cpu']
-    run([sys.executable, predict, *options], cwd=empty_folder, PYTHONPATH=str(site_packages), HF_HUB_OFFLINE='1')
+    options = ['photo.png', '--config', config, '--out', 'out', '--device', 'cpu']
+    program = [sys.executable, site_packages / command]
+    run([*program, *options], cwd=empty_folder, PYTHONPATH=str(site_packages), HF_HUB_OFFLINE='1')
     mask = cv2.imread(str(empty_folder / 'out' / 'masks' / 'photo.png'), cv2.IMREAD_UNCHANGED) > 0
     assert iou_with_truth(mask, empty_folder) > 0.3
 

@@ -1,8 +1,11 @@
+import sys
+
 custom_imports = dict(imports=['crack_plugin'], allow_failed_imports=False)
 default_scope = 'mmseg'
 env_cfg = dict(
     cudnn_benchmark=True,
-    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    # macOS' libraries do not outlive a fork; Windows has spawn alone, and is not asked
+    mp_cfg=dict(mp_start_method='spawn' if sys.platform == 'darwin' else 'fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'),
 )
 randomness = dict(seed=42)

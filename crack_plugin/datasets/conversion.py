@@ -23,6 +23,7 @@ from crack_plugin.datasets.data_yaml import read_data_yaml
 from crack_plugin.datasets.errors import DatasetError
 from crack_plugin.datasets.names import listed
 from crack_plugin.datasets.polygons import MAX_CLASSES, Outside
+from crack_plugin.files import link_or_copy
 
 # Beyond that many pixels a coordinate belongs to no picture, and drawing it would overflow.
 _MAX_COORDINATE = 1e6
@@ -316,7 +317,7 @@ def write_split(samples: Sequence[LabelledImage], names: Sequence[str], out: Pat
             label.write_text(text, encoding='utf-8')
             if link.resolve() != image.resolve():
                 link.unlink(missing_ok=True)
-                link.symlink_to(image.resolve())
+                link_or_copy(image, link)
     except OSError as error:
         raise ConversionError(
             f'{error.filename} cannot be written: {error.strerror}. Make room or correct the path, and run this again '

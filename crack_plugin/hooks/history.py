@@ -168,7 +168,7 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
         HistoryError: The file is not one that :class:`HistoryHook` wrote.
     """
     try:
-        rows = json.loads(Path(path).read_text())
+        rows = json.loads(Path(path).read_text(encoding='utf-8'))
         if all({'epoch', 'iter'} <= row.keys() for row in rows):
             return rows
     except (json.JSONDecodeError, TypeError, AttributeError) as error:

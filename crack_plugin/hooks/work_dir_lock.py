@@ -1,7 +1,6 @@
 """One training at a time in a work dir."""
 
 import errno
-import fcntl
 import os
 import socket
 import time
@@ -14,6 +13,7 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from crack_plugin.errors import CrackPluginError
+from crack_plugin.file_lock import lock
 from crack_plugin.files import remove_leftovers
 
 FILE = '.training.lock'
@@ -28,7 +28,7 @@ class WorkDirInUseError(CrackPluginError, RuntimeError):
 class WorkDirLockHook(Hook):
     """Keep a second training out of the work dir. Tests and predictions may write there meanwhile.
 
-    The lock (POSIX, on ``.training.lock``) belongs to the process, so it is gone with it, however that ends. It works
+    The lock (on ``.training.lock``) belongs to the process, so it is gone with it, however that ends. It works
     between machines where the file system passes locks on, as NFS does; on one that knows no locks a line in the log
     says so, and the training goes on.
 
@@ -63,8 +63,7 @@ class WorkDirLockHook(Hook):
         # Open until the end: closing any handle of a file gives up all the process's locks on it.
         self._file = (work_dir / FILE).open('a+')
         try:
-            # Not flock: data workers would inherit that, and outlive a killed training by seconds.
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._file)
         except OSError as error:
             if error.errno not in HELD_BY_ANOTHER:
                 runner.logger.warning(f'{work_dir} cannot be locked ({error.strerror}): make sure that no other runs')
@@ -74,6 +73,7 @@ class WorkDirLockHook(Hook):
                 f'another training is writing into {work_dir}: {self._file.read().strip()}. Wait for it, stop it, or '
                 'choose another folder with --work-dir.'
             )
+        self._file.seek(0)
         self._file.truncate(0)
         self._file.write(f'process {os.getpid()} on {socket.gethostname()}, since {time.strftime("%Y-%m-%d %H:%M:%S")}')
         self._file.flush()

@@ -16,7 +16,7 @@ import yaml
 
 from crack_plugin.datasets.mask_polygons import format_labels, mask_to_polygons
 from crack_plugin.errors import CrackPluginError
-from crack_plugin.files import write_atomically
+from crack_plugin.files import link_or_copy, write_atomically
 from crack_plugin.inspection.bands import Crack
 from crack_plugin.inspection.outlines import shells_without_holes
 
@@ -181,7 +181,7 @@ def _link(image: Path, link: Path) -> None:
                 )
         elif link.resolve() != image.resolve():
             link.unlink(missing_ok=True)
-            link.symlink_to(image.resolve())
+            link_or_copy(image, link)
     except OSError as error:
         raise PreannotationError(f'{link} cannot be made: {error.strerror}. Make room, or correct the path.') from error
 

@@ -171,7 +171,7 @@ def save_base(model: Sam3, tokenizer: PreTrainedTokenizerBase, folder: str | Pat
         # Again without indentation, which is half of its 3.6 MB.
         tokenizer.backend_tokenizer.save(str(Path(scratch, 'tokenizer.json')), pretty=False)
         text = json.dumps(_processor_config(model, preprocessor), indent=2, sort_keys=True)
-        Path(scratch, 'processor_config.json').write_text(f'{text}\n')
+        Path(scratch, 'processor_config.json').write_text(f'{text}\n', encoding='utf-8')
         honour_umask(scratch)
         Path(scratch).replace(folder)
     finally:

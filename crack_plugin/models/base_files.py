@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from crack_plugin import hub
 from crack_plugin.errors import CrackPluginError
 from crack_plugin.models import base_types
+from crack_plugin.shipped import shipped
 
 CONFIG_FILE = 'config.json'
 WEIGHTS_FILE = 'model.safetensors'
@@ -63,9 +64,7 @@ def split_revision(base: str) -> tuple[str, str | None]:
 
 def embedded_folder() -> Path:
     """The folder that :data:`EMBEDDED` names: of an installation, or of a checkout."""
-    package = Path(__file__).parents[1]
-    installed = package / '.mim' / 'configs' / 'sam3_tiny'
-    return installed if installed.is_dir() else package.parent / 'configs' / 'sam3_tiny'
+    return shipped('configs') / 'sam3_tiny'
 
 
 def fetch(base: str) -> Path:

@@ -61,6 +61,13 @@ def takes_raw(preprocessor: Any, images: Sequence[Tensor], metas: Sequence[Mappi
     return is_stock and all(whole)
 
 
+def _flips_channels(preprocessor: SegDataPreProcessor) -> bool:
+    """Whether it turns BGR to RGB: mmsegmentation's attribute, or where it is onedl-mmsegmentation's, mmengine's."""
+    if hasattr(preprocessor, 'channel_conversion'):
+        return preprocessor.channel_conversion
+    return preprocessor._channel_conversion
+
+
 def resize_raw(image: Tensor, preprocessor: SegDataPreProcessor, size: tuple[int, int]) -> Tensor:
     """Normalise an 8-bit image and :func:`resize` it, without an entire image in fp32.
 
@@ -76,7 +83,7 @@ def resize_raw(image: Tensor, preprocessor: SegDataPreProcessor, size: tuple[int
         Shape (1, 3, h, w), fp32.
     """
     height, width = image.shape[1:]
-    flipped = preprocessor.channel_conversion
+    flipped = _flips_channels(preprocessor)
     mean, std = (value.flip(0) if flipped else value for value in (preprocessor.mean, preprocessor.std))
     narrow = empty((1, 3, height, size[1]), torch.float32, image.device)
     for rows in strips(height, width, image.device):

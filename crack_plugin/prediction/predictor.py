@@ -20,6 +20,7 @@ from mmseg.registry import MODELS, TRANSFORMS
 from torch import Tensor
 from tqdm import tqdm
 
+from crack_plugin import inference
 from crack_plugin.errors import CrackPluginError
 from crack_plugin.models import SAM3TextLoRA, portable
 from crack_plugin.models.adapter_weights import base_weights
@@ -157,7 +158,7 @@ class Predictor:
         cfg.model.update(given)
         # First to the CPU: merged, the model is smaller, and never whole on the device.
         self.model = init_model(cfg, None if checkpoint is None else str(checkpoint), device='cpu')
-        self.fp16 = (cfg.get('test_cfg') or {}).get('fp16', False)
+        self.fp16 = inference.mixed_precision(cfg)
         self.is_merged = False
         if isinstance(self.model, SAM3TextLoRA):
             self.model.window_progress = _show_windows

@@ -109,6 +109,8 @@ PRIVATE_ATTRIBUTES = {
     ('semantic_path.py', '_embed_pixels'),
     # torch: the number of variants that are compiled has no other name
     ('semantic_path.py', '_dynamo'),
+    # mmengine: what a preprocessor of onedl-mmsegmentation inherits
+    ('logits.py', '_channel_conversion'),
     # mmengine: the fixed scale of a gradient scaler
     ('precision.py', '_scale_update_param'),
     # torch: what a state dict says of its modules; tests/prediction/test_threshold.py loads one

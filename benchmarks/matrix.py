@@ -1,0 +1,125 @@
+"""Fast tests and demo on every stack: ``python benchmarks/matrix.py [STACK ...]``, or ``make matrix STACK=...``.
+
+Each stack gets an environment of its own, ``.venv-STACK``, and a row in ``docs/stacks.md``, in the place of its former
+one. Stacks: ``tested`` (constraints.txt), ``oldest`` (the lower bounds of setup.py), ``newest`` (whatever pip takes)
+and ``onedl`` (the forks, with constraints.txt). Each downloads PyTorch and takes about as long as ``make install``,
+``make test`` and ``make demo`` together.
+"""
+
+import argparse
+import datetime
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / 'docs' / 'stacks.md'
+EXTRAS = {'tested': 'lite,dev', 'oldest': 'lite,dev', 'newest': 'lite,dev', 'onedl': 'onedl,dev'}
+SHOWN = 'import importlib.metadata as m; print(*(m.version(name) for name in {names}))'
+Command = list[str | Path]
+
+
+def constraints(stack: str) -> list[str]:
+    """The lines of the constraints file that pip gets."""
+    if stack == 'newest':
+        return []
+    if stack == 'oldest':
+        bounds = re.findall(r"'([a-z0-9-]+)>=([0-9.]+)", (ROOT / 'setup.py').read_text(encoding='utf-8'))
+        return sorted({f'{name}=={version}' for name, version in bounds})
+    return (ROOT / 'constraints.txt').read_text(encoding='utf-8').splitlines()
+
+
+def run(command: Command) -> str:
+    """Run a command that has to succeed, in the checkout; what it prints goes to the terminal as well."""
+    print('$', *command, flush=True)
+    result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    print(result.stdout)
+    if result.returncode:
+        sys.exit(f'{" ".join(map(str, command))} failed, see above')
+    return result.stdout
+
+
+def install(stack: str, folder: Path, python: str) -> Path:
+    """Make the environment, or bring it up to date; its interpreter."""
+    run([python, '-m', 'venv', folder])
+    pinned = folder / 'constraints.txt'
+    pinned.write_text('\n'.join(constraints(stack)), encoding='utf-8')
+    interpreter = folder / 'bin' / 'python'
+    pip: Command = [interpreter, '-m', 'pip', '-qq', '--disable-pip-version-check', 'install']
+    limits: Command = ['-c', pinned] if constraints(stack) else []
+    run([*pip, *limits, 'setuptools>=70,<81', 'wheel'])
+    # Isolated builds: onedl-mmcv, which is there as sources alone, would compile its operators where it sees torch.
+    run([*pip, *limits, '-e', f'.[{EXTRAS[stack]}]'])
+    return interpreter
+
+
+def count_tests(interpreter: Path, files: list[str]) -> tuple[str, bool]:
+    """Run the fast tests; pytest's counts, and whether all passed."""
+    command: Command = [interpreter, '-m', 'pytest', '-q', '-m', 'not slow']
+    command += files or ['-n', 'logical', '--maxprocesses', '4', '--dist', 'loadfile']
+    print('$', *command, flush=True)
+    # One thread in each process, or they would get in each other's way.
+    environment = os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
+    result = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    print(result.stdout[-5000:])
+    last = result.stdout.rstrip().rpartition('\n')[2]
+    counts = ', '.join(re.findall(r'\d+ (?:failed|passed|skipped|errors?)', last)) or 'none ran'
+    return counts + (f' (of {", ".join(files)} alone)' if files else ''), result.returncode == 0
+
+
+def demo_scores(interpreter: Path, folder: Path) -> str:
+    """IoU before and after the demo's training."""
+    places: Command = ['--data', folder / 'demo-data', '--work-dir', folder / 'demo']
+    printed = run([interpreter, ROOT / 'tools' / 'demo.py', *places])
+    return ' → '.join(re.findall(r'^\| (?:zero-shot|with LoRA) \| ([\d.]+ %)', printed, re.MULTILINE))
+
+
+def versions(interpreter: Path, stack: str) -> list[str]:
+    """Of Python, torch, transformers, numpy, mmengine and mmsegmentation."""
+    fork = 'onedl-' if stack == 'onedl' else ''
+    names = ('torch', 'transformers', 'numpy', f'{fork}mmengine', f'{fork}mmsegmentation')
+    python = run([interpreter, '-c', 'import platform; print(platform.python_version())'])
+    return [python.strip(), *run([interpreter, '-c', SHOWN.format(names=names)]).split()]
+
+
+def write_row(page: str, cells: list[str]) -> str:
+    """The page with this row, in the place of the one that begins alike, or at the end of the table."""
+    row = f'| {" | ".join(cells)} |'
+    lines = page.rstrip('\n').split('\n')
+    kept = [line for line in lines if not line.startswith(f'| {cells[0]} |')]
+    end = max(index for index, line in enumerate(kept) if line.startswith('|')) + 1
+    return '\n'.join([*kept[:end], row, *kept[end:]]) + '\n'
+
+
+def main() -> None:
+    """Try the stacks that the command line names, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('stacks', nargs='*', metavar='STACK', help=f'of {", ".join(EXTRAS)} (default: all)')
+    parser.add_argument('--python', default=sys.executable, help='interpreter of new environments')
+    parser.add_argument('--environment', type=Path, help='in the place of .venv-STACK, for one stack')
+    parser.add_argument('--tests', nargs='+', default=[], metavar='FILE', help='these tests alone; the row says so')
+    parser.add_argument('--no-demo', action='store_true', help='without the demo')
+    parser.add_argument('--no-row', action='store_true', help='leave docs/stacks.md as it is')
+    args = parser.parse_args()
+    stacks = args.stacks or list(EXTRAS)
+    unknown = set(stacks) - set(EXTRAS)
+    if unknown or (args.environment and len(stacks) > 1):
+        parser.error(f'name stacks of {", ".join(EXTRAS)}, and one alone with --environment')
+    passed = []
+    for stack in stacks:
+        folder = (args.environment or ROOT / f'.venv-{stack}').resolve()
+        interpreter = install(stack, folder, args.python)
+        tests, all_passed = count_tests(interpreter, args.tests)
+        passed.append(all_passed)
+        demo = 'not run' if args.no_demo else demo_scores(interpreter, folder)
+        cells = [stack, *versions(interpreter, stack), tests, demo, datetime.date.today().isoformat()]
+        print(f'{stack}: {tests}; demo: {demo}')
+        if not args.no_row:
+            PAGE.write_text(write_row(PAGE.read_text(encoding='utf-8'), cells), encoding='utf-8')
+    sys.exit(0 if all(passed) else 1)
+
+
+if __name__ == '__main__':
+    main()
