@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from distutils.core import run_setup
+from importlib import metadata
 from pathlib import Path
 
 import cv2
@@ -47,6 +48,26 @@ def test_tested_versions_are_allowed(requirements: list[Requirement]) -> None:
         # mmcv-lite stands for mmcv
         if requirement.name != 'mmcv':
             assert requirement.specifier.contains(tested[canonicalize_name(requirement.name)]), requirement
+
+
+def test_tested_versions_fit_together() -> None:
+    """No extra needs another version than the one that all are tested with: pip would look for older packages."""
+    lines = (ROOT / 'constraints.txt').read_text().splitlines()
+    tested = {
+        canonicalize_name(name): version for name, _, version in (line.partition('==') for line in lines) if version
+    }
+    differing = []
+    for distribution in metadata.distributions():
+        name = canonicalize_name(distribution.metadata['Name'])
+        if tested.get(name) != distribution.version:
+            # Another version than the tested one is installed, and what that one needs is not known.
+            continue
+        for requirement in map(Requirement, distribution.requires or ()):
+            version = tested.get(canonicalize_name(requirement.name))
+            applies = requirement.marker is None or requirement.marker.evaluate({'extra': ''})
+            if version and applies and not requirement.specifier.contains(version, prereleases=True):
+                differing.append(f'{name} {distribution.version} needs {requirement}, tested is {version}')
+    assert not differing
 
 
 def test_pre_commit_runs_the_ruff_of_make_lint() -> None:

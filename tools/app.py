@@ -60,6 +60,8 @@ def _serve(args: argparse.Namespace) -> None:
     app = make_app(Parts(**_parts(args)), args.token, LOOPBACK if args.host in LOOPBACK else ())
     server = uvicorn.Server(uvicorn.Config(app, host=args.host, port=args.port, log_level='warning'))
     listener = server.config.bind_socket()
+    # Whoever follows the address at once is answered.
+    listener.listen(server.config.backlog)
     host = f'[{args.host}]' if ':' in args.host else args.host
     print(f'Open http://{host}:{listener.getsockname()[1]} in a browser. Ctrl-C ends it.', flush=True)
     server.run(sockets=[listener])

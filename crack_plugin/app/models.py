@@ -1,5 +1,6 @@
 """What predicts: a config with several weights, loaded when they are asked for."""
 
+import copy
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +143,8 @@ class Models:
         return prediction_settings(config, weights.checkpoint, weights.adapter)
 
     def _config_of(self, weights: Weights) -> Config:
-        config = self.config.copy()
+        # Config.copy() shares what is below its first level.
+        config = copy.deepcopy(self.config)
         config.model.adapter = None
         if weights.zero_shot:
             config.model.update(lora=None, detail_head=None)

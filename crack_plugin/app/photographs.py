@@ -72,6 +72,8 @@ class Photograph:
             _check_size(file, pixels)
             image = read_photograph(str(file))
             self.mm_per_pixel = Scales().of(file)
+        except AppError:
+            raise
         except CrackPluginError as error:
             # Where it lies for an hour helps nobody.
             raise AppError(message(error).replace(str(file), file.name)) from error

@@ -64,7 +64,8 @@ class Session:
         """
         with self.lock:
             taken = {photograph.file.stem.lower() for photograph in self.photographs}
-            number = self._count + 1
+            self._count += 1
+            number = self._count
             folder = self.folder / 'photographs' / str(number)
             try:
                 file = folder / file_name(name, taken)
@@ -77,7 +78,6 @@ class Session:
                 shutil.rmtree(folder, ignore_errors=True)
                 upload.unlink(missing_ok=True)
                 raise
-            self._count = number
             self._photographs[number] = photograph
             return photograph
 

@@ -98,6 +98,10 @@ def test_predictors_are_those_of_the_config(models: Models, trained: dict[str, P
     assert np.abs(zero_shot / 255 - expected).max() <= 0.5 / 255 + 1e-6
     assert np.abs(zero_shot.astype(int) - found).max() > 2
 
+    again = predict(models, photograph, Settings(GIVEN, 'a thin crack'), Job(1))
+    np.testing.assert_array_equal(again, found)
+    assert models.config.pretty_text == Config.fromfile(trained['config']).pretty_text
+
     first = models.predictor(ZERO_SHOT, 'crack')
     assert models.predictor(ZERO_SHOT, 'crack') is first
     models.predictor(ZERO_SHOT, 'line')

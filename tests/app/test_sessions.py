@@ -82,8 +82,9 @@ def test_refused_photograph_leaves_nothing_and_the_others_stay(session: Session)
     with pytest.raises(AppError, match=r'image broken\.png cannot be decoded') as refusal:
         session.add('broken.png', upload(session, b'no picture'))
     assert str(session.folder) not in str(refusal.value)
+    session.limits = Limits(pixels=100, free_bytes=0)
     with pytest.raises(LimitError, match='too-large'):
-        Session(session.folder, Limits(pixels=100, free_bytes=0)).add('too-large.png', upload(session))
+        session.add('too-large.png', upload(session))
     assert session.photographs == [kept]
     assert session.bytes == before
 
@@ -93,9 +94,9 @@ def test_pixels_are_counted_before_they_are_decoded(session: Session, monkeypatc
         raise AssertionError(f'{path} was decoded')
 
     monkeypatch.setattr(photographs, 'read_photograph', refuse)
-    small = Session(session.folder, Limits(pixels=1000, free_bytes=0))
+    session.limits = Limits(pixels=1000, free_bytes=0)
     with pytest.raises(LimitError, match='40 x 30 pixels'):
-        small.add('bomb.png', upload(session))
+        session.add('bomb.png', upload(session))
 
 
 def test_session_keeps_no_more_than_it_may(tmp_path: Path) -> None:

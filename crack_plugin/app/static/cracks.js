@@ -30,7 +30,8 @@ export class Cracks {
   show(photograph) {
     this.photograph = photograph;
     const { mm_per_pixel: scale, is_georeferenced: isOwn } = photograph;
-    $('mm').value = scale === null ? '' : Number(scale.toPrecision(6));
+    // Not while it is being typed.
+    if (document.activeElement !== $('mm')) $('mm').value = scale === null ? '' : Number(scale.toPrecision(6));
     const told = scale === null ? 'not known' : `${Number(scale.toPrecision(4))} mm a pixel`;
     $('scale-text').textContent = `Scale of ${photograph.name}: ${told}${isOwn ? ', from the file' : ''}.`;
     this.rest();
@@ -63,14 +64,12 @@ export class Cracks {
     const total = cracks.reduce((sum, crack) => sum + crack.length, 0);
     const more = cracks.length > MOST_ROWS ? ` The ${MOST_ROWS} widest are listed, all are in the CSV file.` : '';
     $('cracks-text').textContent = cracks.length
-      ? `${cracks.length} cracks, ${total.toFixed(1)} ${unit} long together.${more}`
+      ? `${cracks.length} cracks, ${total.toFixed(1)} ${unit} long together. All sizes in ${unit}.${more}`
       : 'No crack at this threshold.';
     $('severity-source').textContent = source ?? '';
     const needsScale = $('severity').value && this.photograph.mm_per_pixel === null;
     if (needsScale) $('severity-source').textContent = 'The severity needs the scale: see above.';
     $('table').hidden = !cracks.length;
-    $('length-head').textContent = `Length, ${unit}`;
-    $('width-head').textContent = `Widest, ${unit}`;
     $('severity-head').hidden = !cracks.some(({ severity }) => severity);
     $('cracks').replaceChildren(...cracks.slice(0, MOST_ROWS).map((crack) => this.row(crack)));
     this.view.set({ box: null });
@@ -84,7 +83,9 @@ export class Cracks {
     button.type = 'button';
     button.textContent = crack.id;
     button.setAttribute('aria-label', `Show crack ${crack.id}`);
-    const cells = [crack.length, `${crack.max_width} ± ${crack.uncertainty}`, crack.mean_width, crack.score ?? '-'];
+    const digits = crack.unit === 'px' ? 1 : 2;
+    const [length, widest, mean] = [crack.length, crack.max_width, crack.mean_width].map((size) => size.toFixed(digits));
+    const cells = [length, `${widest} ± ${crack.uncertainty.toFixed(digits)}`, mean, crack.score?.toFixed(2) ?? '-'];
     const first = document.createElement('td');
     first.append(button);
     row.append(first, ...cells.map((text) => cell(text)));
