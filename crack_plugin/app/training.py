@@ -163,7 +163,7 @@ def config_text(data_root: Path, weights: Weights, prompt: str, class_name: str)
     hooks = {
         'checkpoint': {'max_keep_ckpts': 1},
         'adapter_checkpoint': {'type': 'AdapterCheckpointHook', 'max_keep_ckpts': 1},
-        'prediction': None,
+        'prediction': {'type': 'PredictionHook', 'max_keep_epochs': 1},
     }
     lines = {
         '_base_': [f'./{_BASE}'],

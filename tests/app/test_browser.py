@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from browser_user import ROOT, Server, User
+from browser_user import ROOT, SECONDS, Server, User
 
 from crack_plugin.app.maps import cut
 from crack_plugin.datasets.synthetic import draw
@@ -269,7 +269,7 @@ def test_correct_save_train_and_choose_the_adapter(user: User, photographs: list
     page.fill('#epochs', '2')
     page.click('#train button')
     page.wait_for_selector('#training-text:has-text("Training: piers-")')
-    page.wait_for_selector('#training-text:has-text("Done: piers-")')
+    page.wait_for_selector('#training-text:has-text("Done: piers-")', timeout=4000 * SECONDS)
     assert page.locator('#curve polyline').count() == 2
     assert page.locator('#curve circle').count() == 4
     page.click('#use-trained')
