@@ -1,6 +1,5 @@
 """The page as an ASGI application: its addresses, what each takes, and what it answers."""
 
-import json
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -26,13 +25,23 @@ from crack_plugin.app.login import login_routes
 from crack_plugin.app.maps import check_corrections, checked_scale, scale_of
 from crack_plugin.app.models import Models, check_prompt
 from crack_plugin.app.photographs import NOW, Photograph
+from crack_plugin.app.reading import (
+    number_of,
+    points_of,
+    read_body,
+    read_json,
+    text_of,
+    threshold_of,
+    whole_number_of,
+)
 from crack_plugin.app.sessions import Session, Sessions
 from crack_plugin.app.training import Trainer
 from crack_plugin.errors import CrackPluginError, message
 from crack_plugin.inspection.severity import PROFILES
 
 STATIC = Path(__file__).with_name('static')
-_LONGEST_JSON = 2**20
+_UNCHECKED = 2**23
+"""Bytes of an upload that are written before the room is looked at again."""
 _SECONDS_TO_SWEEP = 5
 _DOWNLOADS = ('mask.png', 'overlay.jpg')
 
@@ -185,7 +194,7 @@ class _Page:
         if announced.isdecimal() and int(announced) > limits.upload_bytes:
             raise _too_large(name, limits.upload_bytes)
         await to_thread.run_sync(session.check_room, int(announced) if announced.isdecimal() else 0)
-        size = 0
+        size = checked = 0
         with tempfile.NamedTemporaryFile(dir=session.folder, prefix='upload-', delete=False) as file:
             path = Path(file.name)
             try:
@@ -194,6 +203,10 @@ class _Page:
                     if size > limits.upload_bytes:
                         raise _too_large(name, limits.upload_bytes)
                     file.write(chunk)
+                    if size - checked > _UNCHECKED:
+                        # Others of the same session may come in beside it.
+                        checked = size
+                        await to_thread.run_sync(session.check_room, 0)
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
@@ -218,15 +231,15 @@ class _Page:
 
     async def predict(self, request: Request) -> Response:
         """Find cracks, in the background."""
-        session, body = self._session(request), await _json(request)
+        session, body = self._session(request), await read_json(request)
         job = await to_thread.run_sync(self._start, session, body)
         return JSONResponse(job.facts(), 202)
 
     def _start(self, session: Session, body: Mapping[str, Any]) -> jobs.Job:
-        prompt = check_prompt(_text(body, 'prompt'))
-        weights = self._parts.models.weights(_text(body, 'weights')).key
-        window, step = _whole(body, 'window'), _whole(body, 'step')
-        before = _text(body, 'before', '') or None
+        prompt = check_prompt(text_of(body, 'prompt'))
+        weights = self._parts.models.weights(text_of(body, 'weights')).key
+        window, step = whole_number_of(body, 'window'), whole_number_of(body, 'step')
+        before = text_of(body, 'before', '') or None
         if before is not None:
             before = self._parts.models.weights(before).key
         numbers = body.get('photographs')
@@ -256,7 +269,7 @@ class _Page:
     async def correct(self, request: Request) -> Response:
         """Keep corrections, a byte a pixel."""
         session, photograph = self._session(request), self._photograph(request)
-        content = await _body(request, photograph.pixels)
+        content = await read_body(request, photograph.pixels)
 
         def keep() -> None:
             with session.lock:
@@ -268,12 +281,12 @@ class _Page:
 
     async def scale(self, request: Request) -> Response:
         """Set the scale of a photograph, or of all: a number, or two places and the length between them."""
-        session, photograph, body = self._session(request), self._photograph(request), await _json(request)
+        session, photograph, body = self._session(request), self._photograph(request), await read_json(request)
         value = body.get('mm_per_pixel')
         if value is None and 'points' in body:
-            value = scale_of(_points(body['points']), _number(body, 'length'))
+            value = scale_of(points_of(body['points']), number_of(body, 'length'))
         elif value is not None:
-            value = checked_scale(_number(body, 'mm_per_pixel'))
+            value = checked_scale(number_of(body, 'mm_per_pixel'))
         photographs = session.photographs if body.get('for_all') is True else [photograph]
         if photographs == [photograph] and photograph.is_georeferenced:
             raise AppError(f'{photograph.name} is a GeoTIFF, which says its scale itself.')
@@ -285,13 +298,13 @@ class _Page:
     def cracks(self, request: Request) -> Response:
         """The cracks, each measured."""
         profile = results.find_profile(request.query_params.get('severity', ''))
-        found = results.find(self._photograph(request), _threshold(request), profile)
+        found = results.find(self._photograph(request), threshold_of(request), profile)
         return JSONResponse({'cracks': results.rows(found), 'source': profile.source if profile else None})
 
     def widths(self, request: Request) -> Response:
         """The widths, a byte a pixel; what the largest byte stands for is in a header."""
         photograph = self._photograph(request)
-        values, largest = results.widths(results.find(photograph, _threshold(request)))
+        values, largest = results.widths(results.find(photograph, threshold_of(request)))
         unit = 'px' if photograph.mm_per_pixel is None else 'mm'
         return _bytes(values, {'X-Largest': f'{largest:.6g}', 'X-Unit': unit})
 
@@ -301,7 +314,7 @@ class _Page:
         if name not in _DOWNLOADS:
             raise UnknownError(f'{name}: there are {", ".join(_DOWNLOADS)}.')
         make = results.mask_png if name == 'mask.png' else results.overlay_jpg
-        content = make(photograph, _threshold(request))
+        content = make(photograph, threshold_of(request))
         return Response(content, headers=_attachment(f'{photograph.file.stem}_{name}'))
 
     def result(self, request: Request) -> Response:
@@ -311,13 +324,13 @@ class _Page:
             raise UnknownError(f'{name}: there are {", ".join((*results.FILES, results.ARCHIVE))}.')
         profile = results.find_profile(request.query_params.get('severity', ''))
         with session.lock:
-            folder = results.build(session, self._parts.models, _threshold(request), profile)
+            folder = results.build(session, self._parts.models, threshold_of(request), profile)
             content = (folder / name).read_bytes()
         return Response(content, headers=_attachment(name))
 
     async def save(self, request: Request) -> Response:
         """Save the photographs that were corrected, or those that are named, in a dataset."""
-        session, body = self._session(request), await _json(request)
+        session, body = self._session(request), await read_json(request)
 
         def save() -> list[str]:
             dataset = self._dataset(body)
@@ -326,7 +339,7 @@ class _Page:
                 photographs = [each for each in session.photographs if each.is_corrected and NOW in each.predicted]
                 if isinstance(numbers, list):
                     photographs = [session.photograph(number) for number in numbers]
-                threshold, name = _number(body, 'threshold'), self._parts.models.prompt
+                threshold, name = number_of(body, 'threshold'), self._parts.models.prompt
                 return corrections.save(photographs, dataset, threshold, name, session.limits)
 
         return JSONResponse({'lines': await to_thread.run_sync(save)})
@@ -334,14 +347,14 @@ class _Page:
     async def train(self, request: Request) -> Response:
         """Start a training on a dataset."""
         self._session(request)
-        body = await _json(request)
+        body = await read_json(request)
 
         def start() -> dict[str, Any]:
             dataset, models = self._dataset(body), self._parts.models
             if not corrections.count(dataset):
                 raise AppError('nothing is saved to train on yet: press "Save corrections" first.')
-            prompt, weights = check_prompt(_text(body, 'prompt')), models.weights(_text(body, 'weights'))
-            epochs = _whole(body, 'epochs') or 0
+            prompt, weights = check_prompt(text_of(body, 'prompt')), models.weights(text_of(body, 'weights'))
+            epochs = whole_number_of(body, 'epochs') or 0
             return self._parts.trainer.start(dataset, weights, prompt, models.prompt, epochs).facts()
 
         return JSONResponse(await to_thread.run_sync(start), 202)
@@ -359,7 +372,7 @@ class _Page:
         return self._session(request).photograph(request.path_params['number'])
 
     def _dataset(self, body: Mapping[str, Any]) -> Path:
-        return self._parts.datasets / corrections.checked_name(_text(body, 'dataset'))
+        return self._parts.datasets / corrections.checked_name(text_of(body, 'dataset'))
 
 
 def _told(request: Request, error: Exception) -> Response:
@@ -380,64 +393,6 @@ def _too_large(name: str, limit: int) -> LimitError:
     return LimitError(
         f'{name} is larger than the {megabytes(limit)} that are allowed here. Save it as JPEG, or cut it.'
     )
-
-
-async def _body(request: Request, longest: int) -> bytes:
-    """The body of a request, which ends where it would be too long."""
-    content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > longest:
-            raise LimitError(f'more than the {longest:,} bytes that belong here were sent.')
-    return bytes(content)
-
-
-async def _json(request: Request) -> Mapping[str, Any]:
-    try:
-        content = json.loads(await _body(request, _LONGEST_JSON))
-    except ValueError as error:
-        raise AppError(f'the request is no JSON: {error}.') from error
-    if not isinstance(content, dict):
-        raise AppError('the request is no JSON object.')
-    return content
-
-
-def _text(body: Mapping[str, Any], key: str, default: str | None = None) -> str:
-    value = body.get(key, default)
-    if not isinstance(value, str):
-        raise AppError(f'{key} is missing.')
-    return value
-
-
-def _number(body: Mapping[str, Any], key: str) -> float:
-    value = body.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise AppError(f'{key} is no number.')
-    return float(value)
-
-
-def _whole(body: Mapping[str, Any], key: str) -> int | None:
-    value = body.get(key)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise AppError(f'{key} is no whole number.')
-    return value
-
-
-def _points(value: Any) -> list[list[float]]:
-    if not (isinstance(value, list) and all(isinstance(point, list) for point in value)):
-        raise AppError('points are pairs of numbers.')
-    numbers = [number for point in value for number in point]
-    if not all(isinstance(number, (int, float)) for number in numbers):
-        raise AppError('points are pairs of numbers.')
-    return value
-
-
-def _threshold(request: Request) -> float:
-    text = request.query_params.get('threshold', '')
-    try:
-        return float(text)
-    except ValueError as error:
-        raise AppError(f'threshold is {text!r}, wanted is a number.') from error
 
 
 def _bytes(values: np.ndarray, headers: Mapping[str, str] | None = None) -> Response:

@@ -15,6 +15,9 @@ let facts = null;
 let state = { photographs: [], job: null, training: null, weights: [] };
 let shown = null;
 let loaded = '';
+// What was painted and is not sent yet: the photograph may be another one by then.
+let unsent = null;
+let keeping = 0;
 
 // --- messages
 
@@ -50,14 +53,20 @@ let timer = 0;
 
 async function refresh() {
   clearTimeout(timer);
-  state = await api.read('');
-  showWeights();
-  showPhotographs();
-  showJob();
-  training.show(state.training, state.weights);
-  await showPicture();
-  const isBusy = BUSY.includes(state.job?.state) || state.training?.state === 'running';
-  timer = setTimeout(attempt(refresh), isBusy ? POLL : IDLE_POLL);
+  try {
+    // Or a new prediction would be shown without it.
+    await keep();
+    state = await api.read('');
+    showWeights();
+    showPhotographs();
+    showJob();
+    training.show(state.training, state.weights);
+    await showPicture();
+  } finally {
+    const isBusy = BUSY.includes(state.job?.state) || state.training?.state === 'running';
+    clearTimeout(timer);
+    timer = setTimeout(attempt(refresh), isBusy ? POLL : IDLE_POLL);
+  }
 }
 
 function options(select, entries) {
@@ -89,6 +98,7 @@ function showPhotographs() {
     choose.append(note);
     choose.setAttribute('aria-pressed', photograph.id === shown);
     choose.onclick = attempt(async () => {
+      await keep();
       shown = photograph.id;
       showPhotographs();
       await showPicture();
@@ -96,6 +106,7 @@ function showPhotographs() {
     remove.textContent = '×';
     remove.setAttribute('aria-label', `Remove ${photograph.name}`);
     remove.onclick = attempt(async () => {
+      if (unsent?.id === photograph.id) unsent = null;
       await api.ask(api.at(`/photographs/${photograph.id}`), { method: 'DELETE' });
       await refresh();
     });
@@ -170,6 +181,7 @@ function showSplit(photograph) {
 // --- photographs
 
 async function upload(files) {
+  await keep();
   const refused = [];
   for (const file of files) {
     if (file.size > facts.upload_bytes) {
@@ -267,25 +279,27 @@ $('full').onclick = () => view.full();
 
 // --- corrections
 
-let keeping = 0;
-
 function keepSoon() {
   $('undo').disabled = !view.strokes.length;
+  unsent = { id: shown, corrections: view.corrections };
   clearTimeout(keeping);
   keeping = setTimeout(attempt(keep), 300);
 }
 
 async function keep() {
   clearTimeout(keeping);
-  keeping = 0;
-  const photograph = current();
-  if (!photograph || !view.corrections) return;
-  const address = api.at(`/photographs/${photograph.id}/corrections`);
-  const told = await (await api.ask(address, { method: 'PUT', body: view.corrections.slice() })).json();
-  // What is on the screen is what was sent.
+  if (!unsent) return;
+  const { id, corrections } = unsent;
+  unsent = null;
+  const body = corrections.slice();
+  const told = await (await api.ask(api.at(`/photographs/${id}/corrections`), { method: 'PUT', body })).json();
+  const photograph = state.photographs.find((each) => each.id === id);
+  if (!photograph) return;
   Object.assign(photograph, told);
-  loaded = `${photograph.id} ${photograph.version}`;
   showPhotographs();
+  if (id !== shown) return;
+  // What is on the screen is what was sent.
+  loaded = `${id} ${photograph.version}`;
   cracks.show(photograph);
 }
 
@@ -297,7 +311,7 @@ $('undo').onclick = () => {
 
 $('save').onsubmit = attempt(async (event) => {
   event.preventDefault();
-  if (keeping) await keep();
+  await keep();
   const chosen = state.photographs.filter((each) => each.predicted.now && each.is_corrected).map(({ id }) => id);
   if ($('save-this').checked && current()?.predicted.now && !chosen.includes(shown)) chosen.push(shown);
   const body = { dataset: $('dataset').value, threshold: view.threshold, photographs: chosen };
@@ -348,7 +362,7 @@ $('scale-measured').onsubmit = attempt(async (event) => {
 
 for (const button of document.querySelectorAll('#downloads button')) {
   button.onclick = attempt(async () => {
-    if (keeping) await keep();
+    await keep();
     const { file, result } = button.dataset;
     if (file && !current()) {
       tell('Add a photograph first.');
