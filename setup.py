@@ -113,7 +113,7 @@ setup(
         # For tools/app.py.
         'app': APP,
         # For the tests of its page in a browser.
-        'browser': ['playwright>=1.55.0'],
+        'browser': ['playwright>=1.65.0'],
         # For tools/export.py; onnxscript is what torch.onnx.export works with.
         'export': EXPORT,
         'dev': [

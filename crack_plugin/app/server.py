@@ -1,5 +1,6 @@
 """The page as an ASGI application: its addresses, what each takes, and what it answers."""
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -7,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import anyio
 import numpy as np
-from anyio import to_thread
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -79,11 +79,10 @@ def make_app(parts: Parts, token: str | None = None, hosts: Sequence[str] = ()) 
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with anyio.create_task_group() as group:
-            group.start_soon(page.sweep)
-            yield
-            group.cancel_scope.cancel()
-        await to_thread.run_sync(page.close)
+        sweeping = asyncio.create_task(page.sweep())
+        yield
+        sweeping.cancel()
+        await run_in_threadpool(page.close)
 
     session, photograph = '/sessions/{key}', '/sessions/{key}/photographs/{number:int}'
     routes = [
@@ -131,8 +130,8 @@ class _Page:
     async def sweep(self) -> None:
         """Delete what is over, again and again."""
         while True:
-            await anyio.sleep(_SECONDS_TO_SWEEP)
-            await to_thread.run_sync(self._parts.sessions.sweep)
+            await asyncio.sleep(_SECONDS_TO_SWEEP)
+            await run_in_threadpool(self._parts.sessions.sweep)
 
     def close(self) -> None:
         """Stop and delete everything."""
@@ -193,7 +192,7 @@ class _Page:
         announced = request.headers.get('content-length', '')
         if announced.isdecimal() and int(announced) > limits.upload_bytes:
             raise _too_large(name, limits.upload_bytes)
-        await to_thread.run_sync(session.check_room, int(announced) if announced.isdecimal() else 0)
+        await run_in_threadpool(session.check_room, int(announced) if announced.isdecimal() else 0)
         size = checked = 0
         with tempfile.NamedTemporaryFile(dir=session.folder, prefix='upload-', delete=False) as file:
             path = Path(file.name)
@@ -206,11 +205,11 @@ class _Page:
                     if size - checked > _UNCHECKED:
                         # Others of the same session may come in beside it.
                         checked = size
-                        await to_thread.run_sync(session.check_room, 0)
+                        await run_in_threadpool(session.check_room, 0)
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
-        photograph = await to_thread.run_sync(session.add, name, path)
+        photograph = await run_in_threadpool(session.add, name, path)
         return JSONResponse(photograph.facts(), 201)
 
     def add_examples(self, request: Request) -> Response:
@@ -232,7 +231,7 @@ class _Page:
     async def predict(self, request: Request) -> Response:
         """Find cracks, in the background."""
         session, body = self._session(request), await read_json(request)
-        job = await to_thread.run_sync(self._start, session, body)
+        job = await run_in_threadpool(self._start, session, body)
         return JSONResponse(job.facts(), 202)
 
     def _start(self, session: Session, body: Mapping[str, Any]) -> jobs.Job:
@@ -276,7 +275,7 @@ class _Page:
                 session.check_room(photograph.pixels)
                 photograph.correct(check_corrections(content, photograph.shape))
 
-        await to_thread.run_sync(keep)
+        await run_in_threadpool(keep)
         return JSONResponse(photograph.facts())
 
     async def scale(self, request: Request) -> Response:
@@ -342,7 +341,7 @@ class _Page:
                 threshold, name = number_of(body, 'threshold'), self._parts.models.prompt
                 return corrections.save(photographs, dataset, threshold, name, session.limits)
 
-        return JSONResponse({'lines': await to_thread.run_sync(save)})
+        return JSONResponse({'lines': await run_in_threadpool(save)})
 
     async def train(self, request: Request) -> Response:
         """Start a training on a dataset."""
@@ -357,7 +356,7 @@ class _Page:
             epochs = whole_number_of(body, 'epochs') or 0
             return self._parts.trainer.start(dataset, weights, prompt, models.prompt, epochs).facts()
 
-        return JSONResponse(await to_thread.run_sync(start), 202)
+        return JSONResponse(await run_in_threadpool(start), 202)
 
     def stop_training(self, request: Request) -> Response:
         """Stop the training."""

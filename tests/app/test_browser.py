@@ -51,7 +51,8 @@ def user(browser: Any, server: Server) -> Iterator[User]:
     """Of the server, in a browser; nothing may be asked for but from the server, and the page may not fail."""
     user = User(browser, server.address)
     yield user
-    asked = [url for url in user.asked if not url.startswith((f'{server.address}/', f'blob:{server.address}/'))]
+    own = f'{server.address}/', f'blob:{server.address}/', 'about:'
+    asked = [url for url in user.asked if not url.startswith(own)]
     faults = user.faults
     user.close()
     assert not asked
@@ -361,6 +362,14 @@ def test_twelve_megapixels_are_painted_at_once(user: User, tmp_path: Path) -> No
     )
     print(f'input to frame, 12 megapixels: median {np.median(times):.0f} ms, longest {max(times):.0f} ms')
     assert np.median(times) < MOST_MILLISECONDS
+
+
+def test_page_that_is_left_tells_so(user: User, photographs: list[Path]) -> None:
+    """Upon which its photographs are deleted."""
+    user.upload(photographs[0])
+    with user.context.expect_event('request', lambda request: request.url.endswith('/leave')) as waiting:
+        user.page.goto('about:blank')
+    assert waiting.value.method == 'POST'
 
 
 @pytest.mark.parametrize('width', [1280, 390])
