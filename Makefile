@@ -10,10 +10,10 @@ PYTHON ?=
 ACTIVE := $(if $(VIRTUAL_ENV)$(CONDA_PREFIX),python)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-gpu test-oldest matrix lint pins format clean
+.PHONY: help install demo app test test-all test-browser test-gpu test-oldest matrix lint pins format clean
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Create .venv and install the package with the tested versions of everything it needs.
 
@@ -54,14 +54,26 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 demo: install ## Train and test a tiny model on generated crack pictures, on the CPU, without any download.
 	@$(PY) tools/demo.py
 
+app: install ## The page to work in, with the embedded tiny model and example pictures, at http://127.0.0.1:7860.
+	@$(PY) tools/app.py --examples 6
+
 # A process for each core, and one thread in each, or they would get in each other's way.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 test: lint ## Lint, type-check and run the fast tests.
-	@$(PYTEST) -m 'not slow'
+	@$(PYTEST) -m 'not slow and not browser'
 
 test-all: lint ## The same with the slow tests.
-	@$(PYTEST)
+	@$(PYTEST) -m 'not browser'
+
+# Debian's Chromium; CHROMIUM=/path/to/chrome names another. Nothing is downloaded but packages.
+test-browser: install ## Run the tests of the page in a browser; installs Playwright, and Chromium where apt-get can.
+	@$(PIP) install -c constraints.txt -e '.[browser]' --no-build-isolation
+	@if [ -z "$${CHROMIUM:-}" ] && ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium; \
+	fi
+	@if command -v npm >/dev/null; then npm install --silent --no-save --prefix $(VENV)/axe axe-core@4; fi
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m browser tests/app
 
 test-gpu: install ## Run the tests that a CUDA GPU adds: forward, backward, compiling, mixed precision, prefix cache.
 	@$(PY) -m pytest -m gpu

@@ -30,6 +30,7 @@ AUGMENTATION = ['albumentations>=2.0.5,<3', 'opencv-python-headless>=4.13.0.90']
 COCO = ['pycocotools>=2.0.8']
 GEO = ['rasterio>=1.4.0', 'pyogrio>=0.9.0', 'shapely>=2.1.0']
 HEIF = ['pillow-heif>=1.8.1']
+APP = ['starlette>=0.49.1', 'uvicorn>=0.35.0']
 EXPORT = ['onnx>=1.18.0', 'onnxruntime>=1.22.0', 'onnxscript>=0.7.0']
 # Tools with a command of their own, for who has no checkout: functions of `crack_plugin/__main__.py`.
 CONSOLE_TOOLS = ('train', 'test', 'predict', 'report', 'check')
@@ -133,9 +134,14 @@ setup(
         'geo': GEO,
         # For HEIC photographs, which are read wherever it is installed.
         'heif': HEIF,
+        # For tools/app.py.
+        'app': APP,
+        # For the tests of its page in a browser.
+        'browser': ['playwright>=1.65.0'],
         # For tools/export.py; onnxscript is what torch.onnx.export works with.
         'export': EXPORT,
         'dev': [
+            *APP,
             *AUGMENTATION,
             *COCO,
             *EXPORT,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from distutils.core import run_setup
+from importlib import metadata
 from pathlib import Path
 
 import cv2
@@ -81,6 +82,26 @@ def test_uv_sync_installs_what_make_install_does() -> None:
     (everything,) = map(Requirement, project['dependency-groups']['dev'])
     (extras,) = re.findall(r'^\textras=([\w,]+); ', (ROOT / 'Makefile').read_text(), re.MULTILINE)
     assert everything.extras == set(extras.split(','))
+
+
+def test_tested_versions_fit_together() -> None:
+    """No extra needs another version than the one that all are tested with: pip would look for older packages."""
+    lines = (ROOT / 'constraints.txt').read_text().splitlines()
+    tested = {
+        canonicalize_name(name): version for name, _, version in (line.partition('==') for line in lines) if version
+    }
+    differing = []
+    for distribution in metadata.distributions():
+        name = canonicalize_name(distribution.metadata['Name'])
+        if tested.get(name) != distribution.version:
+            # Another version than the tested one is installed, and what that one needs is not known.
+            continue
+        for requirement in map(Requirement, distribution.requires or ()):
+            version = tested.get(canonicalize_name(requirement.name))
+            applies = requirement.marker is None or requirement.marker.evaluate({'extra': ''})
+            if version and applies and not requirement.specifier.contains(version, prereleases=True):
+                differing.append(f'{name} {distribution.version} needs {requirement}, tested is {version}')
+    assert not differing
 
 
 def test_pre_commit_runs_the_ruff_of_make_lint() -> None:
