@@ -57,7 +57,7 @@ def install(stack: str, folder: Path, python: str) -> Path:
 
 def count_tests(interpreter: Path, files: list[str]) -> tuple[str, bool]:
     """Run the fast tests; pytest's counts, and whether all passed."""
-    command: Command = [interpreter, '-m', 'pytest', '-q', '-m', 'not slow']
+    command: Command = [interpreter, '-m', 'pytest', '-q', '-m', 'not slow and not browser']
     command += files or ['-n', 'logical', '--maxprocesses', '4', '--dist', 'loadfile']
     print('$', *command, flush=True)
     # One thread in each process, or they would get in each other's way.
