@@ -211,8 +211,8 @@ def read_head(head: DetailHead | None, path: Path, base_hash: str) -> None:
     trained = f'detail_head=dict(channels={channels}, size={size!r}, max_pixels={max_pixels})'
     if head is None:
         raise AdapterError(
-            f'{path.parent} was trained with a detail head, and the model has none: its adapters alone predict something '
-            f'else. Set model.{trained}; or delete {path}, to use the adapters without it.'
+            f'{path.parent} was trained with a detail head, and the model has none: its adapters alone predict '
+            f'something else. Set model.{trained}; or delete {path}, to use the adapters without it.'
         )
     check_base(settings.get(BASE_HASH), base_hash, str(path))
     own = head.state_dict()
