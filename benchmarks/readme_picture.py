@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
 from crack_plugin.cli import readable_errors
@@ -29,6 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     with readable_errors(parser):
         cfg = Config.fromfile(CONFIG)
+        init_default_scope(cfg.default_scope)
         dataset = DATASETS.build(cfg.val_dataloader.dataset | {'data_root': str(args.data), 'pipeline': []})
         load = Compose([{'type': 'LoadImageFromFile'}, {'type': 'LoadYOLOPolygons'}])
         samples = [load(dataset.get_data_info(index)) for index in range(args.pictures)]
