@@ -87,6 +87,11 @@ def make_parser() -> argparse.ArgumentParser:
         ('--max-sessions', defaults.sessions, 'users at once'),
         ('--max-megapixels', defaults.pixels // 10**6, 'of one photograph'),
         ('--minutes', int(defaults.idle_seconds // 60), 'until what nobody looks at is deleted'),
+        (
+            '--leave-seconds',
+            int(defaults.leave_seconds),
+            'from when a page is closed until its photographs are deleted',
+        ),
         ('--keep-free-mb', defaults.free_bytes // MEGABYTE, 'of the disk, whatever is asked for'),
     ):
         limits.add_argument(
@@ -104,6 +109,7 @@ def _parts(args: argparse.Namespace) -> dict[str, Any]:
         session_bytes=args.max_session_mb * MEGABYTE,
         sessions=args.max_sessions,
         idle_seconds=60 * args.minutes,
+        leave_seconds=args.leave_seconds,
         pixels=args.max_megapixels * 10**6,
         free_bytes=args.keep_free_mb * MEGABYTE,
     )

@@ -70,8 +70,13 @@ def save(
             write_atomically(target, partial(shutil.copyfile, photograph.file))
         write_mask(_mask_of(dataset, target), photograph.labels(threshold), 1)
     # All that are there: a COCO file, and a list of training images, are of all photographs.
-    lines = write_preannotations(_annotated(dataset), dataset, formats, [class_name], overwrite=True)
-    return [f'{len(photographs)} photographs are saved in {dataset}', *lines]
+    write_preannotations(_annotated(dataset), dataset, formats, [class_name], overwrite=True)
+    count_saved = '1 photograph' if len(photographs) == 1 else f'{len(photographs)} photographs'
+    return [
+        f'{count_saved} saved',
+        f'{count(dataset)} are now in {dataset}',
+        f'data_root for tools/train.py: {yolo_folder(dataset)}',
+    ]
 
 
 def count(dataset: Path) -> int:

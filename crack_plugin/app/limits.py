@@ -43,7 +43,7 @@ class Limits:
     sessions: How many there may be at once.
     idle_seconds: How long a session lasts without a sign of life.
     leave_seconds: How long after its page was closed, or is being loaded again.
-    pixels: Of one photograph; each takes some 20 bytes of memory while it is predicted.
+    pixels: Of one photograph; each takes some 20 bytes of memory while it is predicted, and some 7 in the browser.
     free_bytes: What stays free on the disk, whatever is asked for.
     """
 
@@ -52,7 +52,7 @@ class Limits:
     sessions: int = 8
     idle_seconds: float = 3600
     leave_seconds: float = 60
-    pixels: int = 100_000_000
+    pixels: int = 50_000_000
     free_bytes: int = 2**30
 
     def check_disk(self, folder: Path, wanted: int = 0) -> None:

@@ -1,6 +1,6 @@
 """Maps of a photograph, a byte a pixel, as server and browser both read them: pure functions.
 
-``static/view.js`` decides by the same rules; ``tests/app/test_browser.py`` compares the two.
+``static-files/view.js`` decides by the same rules; ``tests/app/test_browser.py`` compares the two.
 """
 
 import math

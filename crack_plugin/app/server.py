@@ -39,7 +39,8 @@ from crack_plugin.app.training import Trainer
 from crack_plugin.errors import CrackPluginError, message
 from crack_plugin.inspection.severity import PROFILES
 
-STATIC = Path(__file__).with_name('static')
+# The name is none of a package, which setuptools would take the folder for.
+STATIC = Path(__file__).with_name('static-files')
 _UNCHECKED = 2**23
 """Bytes of an upload that are written before the room is looked at again."""
 _SECONDS_TO_SWEEP = 5

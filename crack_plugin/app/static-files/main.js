@@ -172,10 +172,10 @@ async function showPicture() {
 
 function showSplit(photograph) {
   const { now, before } = photograph.predicted;
-  $('split-row').hidden = !(now && before);
+  $('split-row').hidden = $('split-value').hidden = !(now && before);
   if (!(now && before)) return;
   const name = (key) => state.weights.find((each) => each.key === key)?.name ?? key;
-  $('split-value').textContent = `${name(before.weights)} | ${name(now.weights)}`;
+  $('split-value').textContent = `Left: ${name(before.weights)}. Right: ${name(now.weights)}.`;
 }
 
 // --- photographs

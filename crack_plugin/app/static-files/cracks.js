@@ -70,7 +70,6 @@ export class Cracks {
     const needsScale = $('severity').value && this.photograph.mm_per_pixel === null;
     if (needsScale) $('severity-source').textContent = 'The severity needs the scale: see above.';
     $('table').hidden = !cracks.length;
-    $('severity-head').hidden = !cracks.some(({ severity }) => severity);
     $('cracks').replaceChildren(...cracks.slice(0, MOST_ROWS).map((crack) => this.row(crack)));
     this.view.set({ box: null });
     // What a test waits for.
@@ -89,7 +88,11 @@ export class Cracks {
     const first = document.createElement('td');
     first.append(button);
     row.append(first, ...cells.map((text) => cell(text)));
-    if (!$('severity-head').hidden) row.append(cell(crack.severity ?? '-'));
+    if (crack.severity) {
+      const severity = document.createElement('small');
+      severity.textContent = crack.severity;
+      row.children[2].append(severity);
+    }
     row.onclick = () => {
       for (const other of $('cracks').children) other.classList.toggle('shown', other === row);
       this.view.highlight(crack.box, crack.widest);
