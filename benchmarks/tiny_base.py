@@ -2,11 +2,12 @@
 
     python benchmarks/tiny_base.py photographs NAME=FOLDER [NAME=FOLDER ...] [--base FOLDER]
     python benchmarks/tiny_base.py prompts [--pictures 200]
-    python benchmarks/tiny_base.py large [--pictures 24]
+    python benchmarks/tiny_base.py large [--pictures 24] [--data NAME=FOLDER ...]
 
 ``photographs`` scores data sets in YOLO layout, both splits, as tools/test.py does. ``prompts`` draws pictures with a
 crack and a joint on surfaces that the pretraining did not show, asks for each and holds the answer against both masks.
-``large`` draws pictures of 1440 x 1920 pixels on such surfaces, and compares the picture as a whole with windows.
+``large`` draws pictures of 1440 x 1920 pixels on such surfaces, and compares the picture as a whole with windows; of a
+data set it lays 16 validation photographs side by side, at their own scale.
 """
 
 import argparse
@@ -15,8 +16,10 @@ from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
+from crack_plugin.datasets import YOLOCrackDataset
 from crack_plugin.datasets.synthetic import HELD_OUT, Picture, draw
 from crack_plugin.prediction import Predictor
 
@@ -35,6 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     photographs.add_argument('data', nargs='+', metavar='NAME=FOLDER')
     for name, count in (('prompts', 200), ('large', 24)):
         commands.add_parser(name).add_argument('--pictures', type=int, default=count, help='default: %(default)s')
+    commands.choices['large'].add_argument('--data', nargs='+', default=[], metavar='NAME=FOLDER')
     for command in commands.choices.values():
         command.add_argument('--base', type=Path, help='another folder of weights')
         command.add_argument('--image-size', type=int, help='side of the square that the model sees')
@@ -95,23 +99,45 @@ def prompts(args: argparse.Namespace) -> None:
     print(f'Each prompt overlaps its own structure more than the other in {100 * right:.1f}% of the pictures.')
 
 
+def mosaics(folder: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """16 photographs of the validation split in each, cut to the smallest of them, and their masks."""
+    pipeline = [{'type': 'LoadImageFromFile'}, {'type': 'LoadYOLOPolygons'}]
+    dataset = YOLOCrackDataset(data_root=folder, split='valid', pipeline=pipeline)
+    loaded = [dataset[index] for index in range(len(dataset))]
+    pairs = [(each['img'], each['gt_seg_map'] == 1) for each in loaded]
+    pairs = [tuple(map(np.rot90, pair)) if len(pair[1]) > pair[1].shape[1] else pair for pair in pairs]
+    height, width = (min(pair[1].shape[axis] for pair in pairs) for axis in (0, 1))
+    for start in range(0, len(pairs) - 15, 16):
+        rows = [pairs[row : row + 4] for row in range(start, start + 16, 4)]
+        image, mask = (
+            np.vstack([np.hstack([pair[part][:height, :width] for pair in row]) for row in rows]) for part in (0, 1)
+        )
+        yield image, mask
+
+
 def large(args: argparse.Namespace) -> None:
-    """IoU on large pictures, whole and in windows of several sizes."""
+    """IoU over all pixels of large pictures, whole and in windows of several sizes."""
+    init_default_scope('mmseg')
     pictures = [picture for _, picture in drawn(args.pictures, LARGE, ('crack',))]
-    print('| seen | IoU | precision | recall |\n|---|---|---|---|')
-    for side in (None, 1344, 1008, 672, 336):
+    sets = {'drawn': [(picture.image, picture.mask > 0) for picture in pictures]} if pictures else {}
+    sets |= {name: list(mosaics(folder)) for name, folder in (item.split('=', 1) for item in args.data)}
+    print(f'| seen | {" | ".join(sets)} |\n|---|{"---|" * len(sets)}')
+    for side in (None, 1344, 1008, 672, 504, 336):
         cfg = config(args)
         cfg.model.test_cfg = (
             {'mode': 'slide', 'crop_size': (side, side), 'stride': (side * 2 // 3,) * 2} if side else {'mode': 'whole'}
         )
         predictor = Predictor(cfg)
-        rows = []
-        for picture in pictures:
-            marked, true = predictor(picture.image).labels > 0, picture.mask > 0
-            both = np.count_nonzero(marked & true)
-            rows.append([iou(marked, true), both / max(1, np.count_nonzero(marked)), both / np.count_nonzero(true)])
-        means = ' | '.join(f'{value:.3f}' for value in np.mean(rows, axis=0))
-        print(f'| {f"windows of {side}" if side else "whole"} | {means} |', flush=True)
+        predictor.model.window_progress = iter
+        cells = []
+        for items in sets.values():
+            both = either = 0
+            for image, true in items:
+                marked = predictor(image).labels > 0
+                both += np.count_nonzero(marked & true)
+                either += np.count_nonzero(marked | true)
+            cells.append(f'{both / either:.3f}')
+        print(f'| {f"windows of {side}" if side else "whole"} | {" | ".join(cells)} |', flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
