@@ -42,7 +42,8 @@ def pixels_of(path: Path) -> int:
     if suffix in TIFF_SUFFIXES:
         return _tiff_pixels(path)
     # Not by Image.open, which refuses large images as decompression bombs; nothing is decompressed here.
-    kind = {'.png': PngImageFile, '.jpg': JpegImageFile, '.jpeg': JpegImageFile}.get(suffix)
+    kinds: dict[str, Any] = {'.png': PngImageFile, '.jpg': JpegImageFile, '.jpeg': JpegImageFile}
+    kind = kinds.get(suffix)
     if kind is None:
         return 0
     try:
