@@ -83,6 +83,10 @@ def prediction_settings(
         with Path(name).open('rb') as file:
             hashes[Path(name).name] = hashlib.file_digest(file, 'sha256').hexdigest()
     model = {f'model.{key}': value for key, value in cfg.model.to_dict().items() if key != 'adapter'}
+    windows = model.get('model.test_cfg') or {}
+    if windows.get('mode') == 'whole':
+        # Of windows that a config inherits nothing counts then.
+        model['model.test_cfg'] = {'mode': 'whole'}
     settings = {**model, 'pipeline': pipeline_of(cfg), 'sha256': hashes}
     if merge:
         settings['merge'] = True

@@ -25,3 +25,9 @@ def test_what_is_seen_at_once_is_told() -> None:
     windows = Config({'model': {'test_cfg': {'mode': 'slide', 'crop_size': (600, 800), 'stride': (400, 500)}}})
     assert seen_as(whole) == 'Photographs are seen whole. In windows: --slide CROP STRIDE.'
     assert '800 x 600 pixels is seen in windows of that size, one every 500 x 400' in seen_as(windows)
+
+
+def test_windows_that_are_not_used_do_not_count() -> None:
+    cfg = Config.fromfile(CONFIGS / 'sam3_tiny_lora_crack.py')
+    cfg.model.test_cfg.mode = 'whole'
+    assert prediction_settings(cfg)['model.test_cfg'] == {'mode': 'whole'}

@@ -509,7 +509,7 @@ def test_large_tiff_is_predicted_in_bands(predict, tmp_path: Path, monkeypatch, 
     options = ('--slide', '56', '40', '--cracks')
     at_once = predict(tmp_path / 'deck.tif', options=options, out='at_once')
     error = refusal(lambda: predict(tmp_path / 'deck.tif', options=(*options, '--probabilities')), capsys)
-    assert '--probabilities are of TIFFs of more than 67 megapixels' in error
+    assert '--probabilities are of images of more than 67 megapixels' in error
     monkeypatch.setattr(raster_output, 'RASTER_PIXELS', 120 * 90 - 1)
     out = predict(tmp_path / 'deck.tif', options=(*options, '--probabilities'))
     with rasterio.open(out / 'masks/deck.tif') as file:
