@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -42,16 +42,14 @@ class Request:
     before: str | None = None
 
     def steps(self) -> Iterator[tuple[Photograph, str, Settings]]:
-        """Photographs, each with what is predicted in it."""
-        settings = self.settings
-        for photograph in self.photographs:
-            yield photograph, NOW, settings
-            if self.before is not None:
-                yield (
-                    photograph,
-                    BEFORE,
-                    Settings(self.before, settings.prompt, settings.window, settings.step),
-                )
+        """Photographs, each with what is predicted in it: all with the same weights, so that two models do not take
+        turns in memory."""
+        kinds = [(NOW, self.settings)]
+        if self.before is not None:
+            kinds.append((BEFORE, replace(self.settings, weights=self.before)))
+        for which, settings in kinds:
+            for photograph in self.photographs:
+                yield photograph, which, settings
 
 
 @dataclass
@@ -160,16 +158,12 @@ class Worker:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _run(self, session: Session, request: Request, job: Job) -> None:
-        # All photographs with the same weights, so that two models do not take turns in memory.
-        for which in (NOW, BEFORE):
-            for photograph, kind, settings in request.steps():
-                if kind != which:
-                    continue
-                job.name, job.windows, job.all_windows = photograph.name, 0, 0
-                _go_on(job)
-                probability = predict(self._models, photograph, settings, job)
-                self._keep(session, photograph, which, probability, settings)
-                job.done += 1
+        for photograph, which, settings in request.steps():
+            job.name, job.windows, job.all_windows = photograph.name, 0, 0
+            _go_on(job)
+            probability = predict(self._models, photograph, settings, job)
+            self._keep(session, photograph, which, probability, settings)
+            job.done += 1
         if request.before is None:
             for photograph in request.photographs:
                 photograph.forget(BEFORE)

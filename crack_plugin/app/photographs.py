@@ -102,7 +102,7 @@ class Photograph:
 
     def keep(self, which: str, probability: np.ndarray, settings: Settings) -> None:
         """Keep a prediction in place of the former one; corrections by hand stay."""
-        _write_map(self._map(which), probability)
+        write_image(self._map(which), probability)
         self.predicted[which] = settings
         self.version += 1
 
@@ -123,7 +123,7 @@ class Photograph:
 
     def correct(self, corrections: np.ndarray) -> None:
         """Keep corrections by hand, in place of the former ones."""
-        _write_map(self._corrections, corrections)
+        write_image(self._corrections, corrections)
         self.is_corrected = bool(corrections.any())
         self.version += 1
 
@@ -216,7 +216,3 @@ def _check_pixels(name: str, width: int, height: int, pixels: int) -> None:
 
 
 _SMALLER = 'Cut it into parts, or predict it with tools/predict.py.'
-
-
-def _write_map(path: Path, values: np.ndarray) -> None:
-    write_image(path, values)

@@ -23,10 +23,9 @@ from crack_plugin.inspection.features import Photograph as Measured
 from crack_plugin.inspection.georeference import read_georeference
 from crack_plugin.inspection.scale import Scales, read_scales
 from crack_plugin.inspection.severity import PROFILES, Profile
-from crack_plugin.inspection.uncertainty import doubt
 from crack_plugin.prediction.cracks import CRACKS, Wanted, make_all
 from crack_plugin.prediction.output import write_one
-from crack_plugin.prediction.records import Record
+from crack_plugin.prediction.records import record_of_parts
 from crack_plugin.prediction.report_page import REPORT, Origin
 from crack_plugin.prediction.settings import write_settings
 from crack_plugin.prediction.sources import MASKS, OVERLAYS, Source
@@ -132,7 +131,7 @@ def build(session: Session, models: Models, threshold: float, profile: Profile |
                 read_photograph(str(photograph.file)),
                 labels,
                 [_score(photograph, labels)],
-                _record(photograph, labels),
+                record_of_parts([(labels, photograph.probability()[None] / np.float32(255))]),
                 out=out,
                 class_names=names,
             )
@@ -179,13 +178,6 @@ def _score(photograph: Photograph, labels: np.ndarray) -> float:
     """Mean probability over what is labelled; 0 if nothing is."""
     marked = photograph.probability()[labels > 0]
     return float(marked.mean(dtype=np.float64) / 255) if marked.size else 0.0
-
-
-def _record(photograph: Photograph, labels: np.ndarray) -> Record:
-    probability = photograph.probability() / np.float32(255)
-    scores = [crack.score for crack in find_cracks([Band(labels, probability)])]
-    uncertainty = doubt(labels, probability[None]).uncertainty(photograph.shape)
-    return Record(round(uncertainty, 6), [round(score, 6) for score in scores if score is not None])
 
 
 def _row(feature: Feature) -> dict[str, Any]:

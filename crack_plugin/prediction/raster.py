@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, UnidentifiedImageError
+from PIL import ExifTags
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from tifffile import TiffFile
@@ -54,7 +54,7 @@ def pixels_of(path: Path) -> int:
             layout = layout[0] if isinstance(layout, tuple) else layout
             is_plain = layout in ('L', 'RGB', 'RGBA')
             return image.width * image.height if is_plain and not turned else 0
-    except (OSError, IndexError, SyntaxError, ValueError, struct.error, UnidentifiedImageError):  # what Pillow raises
+    except (OSError, IndexError, SyntaxError, ValueError, struct.error):  # what Pillow raises
         return 0
 
 

@@ -5,9 +5,11 @@ without predicting again.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
 
 from crack_plugin.errors import CrackPluginError
 from crack_plugin.files import write_atomically
@@ -63,15 +65,24 @@ def has_record(out: Path, mask: str) -> bool:
 
 def make_record(prediction: Prediction) -> Record:
     """The record of a prediction, made strip by strip: probabilities would take as much memory as the logits."""
-    height, width = prediction.labels.shape
-    total = Doubt()
+    labels, logits = prediction.labels, prediction.logits
+    rows = strips(labels.shape[0], labels.shape[1], logits.device)
+    return record_of_parts((labels[some], foreground_probabilities(logits[:, some]).cpu().numpy()) for some in rows)
+
+
+def record_of_parts(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> Record:
+    """The record of an image of which some rows come after the others.
+
+    Args:
+        parts: Labels, shape (h, W), and probabilities of the foreground classes, shape (K, h, W).
+    """
+    total, height, width = Doubt(), 0, 0
 
     def bands() -> Iterator[Band]:
-        nonlocal total
-        for rows in strips(height, width, prediction.logits.device):
-            labels = prediction.labels[rows]
-            probabilities = foreground_probabilities(prediction.logits[:, rows]).cpu().numpy()
+        nonlocal total, height, width
+        for labels, probabilities in parts:
             total += doubt(labels, probabilities)
+            height, width = height + len(labels), labels.shape[1]
             # Of several classes a pixel has the likeliest.
             yield Band(labels, probabilities.max(axis=0))
 
