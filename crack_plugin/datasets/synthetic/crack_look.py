@@ -40,13 +40,13 @@ def paint_cracks(rng: np.random.Generator, scene: Scene) -> None:
         alpha, label = _roughened(rng, [alpha, label], width)
     if width > 2 and rng.random() < 0.25:
         _break_edges(rng, scene, alpha, width)
-    kind = rng.choice(['dark', 'filled', 'pale'], p=[0.84, 0.09, 0.07])
+    kind = rng.choice(['dark', 'filled', 'pale'], p=[0.67, 0.26, 0.07])
     if width > 12 * scene.view.scale and rng.random() < 0.7:
         kind = 'dark'
     if kind == 'dark':
         _shade_dark(rng, scene, alpha, width, texture)
     elif kind == 'filled':
-        _shade_filled(rng, scene, alpha, width)
+        _shade_filled(rng, scene, alpha, width, texture)
     else:
         _shade_pale(rng, scene, alpha, width)
     scene.mark('crack', label)
@@ -112,7 +112,8 @@ def _shade_dark(rng: np.random.Generator, scene: Scene, alpha: np.ndarray, width
     image *= 1 + rng.uniform(0, 0.35) * np.clip(lit - alpha, 0, 1)
     if rng.random() < 0.4:
         _stain_sides(rng, scene, alpha, width)
-    brightest = max(0.12, (0.35 if width < 1.5 * scene.view.scale else 0.5) - 1.5 * texture)
+    # As faint as people still mark: a few times what the texture varies by.
+    brightest = 1 - min(0.8, max(0.25, (7 if width < 1.5 * scene.view.scale else 5) * texture))
     share = (rng.uniform(0.06, brightest) * rng.normal(1, 0.06, 3)).astype(np.float32)
     if width < _WIDE:
         floor = scene.surroundings() * share[:, None, None]
@@ -164,18 +165,23 @@ def _stain_sides(rng: np.random.Generator, scene: Scene, alpha: np.ndarray, widt
     scene.image *= np.maximum(1 + halo * strength[:, None, None], 0.1)
 
 
-def _shade_filled(rng: np.random.Generator, scene: Scene, alpha: np.ndarray, width: float) -> None:
-    """Dust, soil, moss or old mortar fill it up to the surface: little contrast, a thin dark edge."""
+def _shade_filled(rng: np.random.Generator, scene: Scene, alpha: np.ndarray, width: float, texture: float) -> None:
+    """Dust, soil, moss or old mortar fill it up to the surface: little contrast, soft edges or a thin dark one."""
     ground = scene.image.mean(axis=(1, 2))
     soil = np.array([rng.uniform(0.1, 0.25), rng.uniform(0.2, 0.32), rng.uniform(0.22, 0.4)])
     moss = np.array([rng.uniform(0.25, 0.5), rng.uniform(0.6, 0.85), rng.uniform(0.45, 0.75)]) * ground.mean()
-    colour = [ground * rng.uniform(0.4, 0.75), soil * min(1, float(ground.mean()) * 1.8), moss][rng.choice(3)]
+    colour = [ground * rng.uniform(0.4, 0.75), soil * min(1, float(ground.mean()) * 1.8), moss][
+        rng.choice(3, p=[0.5, 0.35, 0.15])
+    ]
     level = float(colour.mean() / ground.mean())
-    if 0.75 < level < 1.3:
-        # Of the surface's own brightness it could not be seen.
-        colour = colour * rng.uniform(0.5, 0.75) / level
-    grain = 1 + 0.15 * fine_grain(rng, scene.size, log_uniform(rng, 0.6, 2))
-    worn = np.clip(alpha * rng.uniform(0.7, 1.1), 0, 1)
+    # Of the surface's own brightness it could not be seen; thin and faint, not beside its texture.
+    brightest = 1 - min(0.6, max(0.12, (5 if width < _WIDE else 3) * texture))
+    if brightest < level < 1.3 or (width < _WIDE and rng.random() < 0.6):
+        colour = colour * rng.uniform(0.75 * brightest, brightest) / level
+    grain = 1 + rng.uniform(0, 0.15) * fine_grain(rng, scene.size, log_uniform(rng, 0.6, 2))
+    worn = np.clip(alpha * rng.uniform(0.8, 1.1), 0, 1)
+    if rng.random() < 0.5:
+        worn = cv2.GaussianBlur(worn, (0, 0), rng.uniform(0.4, 1.2))
     if width > _WIDE:
         edge = np.clip(alpha - cv2.erode(alpha, np.ones((3, 3), np.uint8)), 0, 1)
         scene.image *= 1 - rng.uniform(0.2, 0.7) * edge

@@ -92,12 +92,18 @@ def concrete(rng: np.random.Generator, scene: Scene) -> None:
 def asphalt(rng: np.random.Generator, scene: Scene) -> None:
     """New and black, or old, grey and bare."""
     size = scene.size
-    old = rng.random() < 0.7
+    old, even = rng.random() < 0.7, rng.random() < 0.5
     tone = np.full(size, rng.uniform(0.25, 0.52) if old else rng.uniform(0.12, 0.3), np.float32)
-    tone *= 1 + rng.uniform(0.01, 0.07) * fractal_noise(rng, size, log_uniform(rng, 30, 160))
-    tone *= 1 + rng.uniform(0.02, 0.1) * fine_grain(rng, size, log_uniform(rng, 0.5, 1.1))
-    add_aggregate(rng, tone, scene.light, rng.uniform(0.6, 1.25) if old else rng.uniform(0.4, 0.9))
-    if rng.random() < 0.15:
+    tone *= 1 + rng.uniform(0.01, 0.03 if even else 0.07) * fractal_noise(rng, size, log_uniform(rng, 30, 160))
+    if even:
+        # Its stones are no larger than a pixel, as a camera on a car sees most roads.
+        tone *= np.maximum(1 + log_uniform(rng, 0.03, 0.12) * fine_grain(rng, size, log_uniform(rng, 0.35, 0.8)), 0.2)
+        if rng.random() < 0.5:
+            add_aggregate(rng, tone, scene.light, rng.uniform(0.05, 0.3))
+    else:
+        tone *= 1 + rng.uniform(0.02, 0.1) * fine_grain(rng, size, log_uniform(rng, 0.5, 1.1))
+        add_aggregate(rng, tone, scene.light, rng.uniform(0.6, 1.25) if old else rng.uniform(0.4, 0.9))
+    if not even and rng.random() < 0.15:
         # Stones have come out.
         lost = stone_cells(rng, size, log_uniform(rng, 4, 9))
         tone *= 1 - rng.uniform(0.2, 0.5) * np.where(lost[0] > rng.uniform(0.8, 2), lost[1], 0)
