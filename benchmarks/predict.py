@@ -1,8 +1,9 @@
-"""Photographs a second of ``tools/predict.py`` against the model alone: a table of ``docs/report_and_predict.md``.
+r"""Photographs a second of ``tools/predict.py`` against the model alone: a table of ``docs/report_and_predict.md``.
 
     python benchmarks/predict.py                                             # CPU, the tiny model, about five minutes
     python benchmarks/predict.py --cfg-options model.detail_head.channels=24                      # with a detail head
-    python benchmarks/predict.py --config configs/sam3_lora_crack_fast.py --device cuda --workers 8
+    python benchmarks/predict.py --config configs/sam3_lora_crack_fast.py --random-base --device cuda --workers 8 \
+        --batch-size 8 --photographs 48x544x384 --rounds 2 --cfg-options model.compile=False
 
 Photographs of each size are drawn (synthetic concrete; beyond a megapixel enlarged, with noise) and saved as JPEG. Then
 the same photographs are predicted in turn, several times over: by the model alone (``test_step`` on photographs that
@@ -112,6 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--config', type=Path, default=ROOT / 'configs' / 'sam3_tiny_lora_crack.py')
     parser.add_argument('--checkpoint', type=Path)
+    parser.add_argument('--random-base', action='store_true', help='SAM 3 of full size with random weights')
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--photographs', type=sizes, nargs='+', default=[(32, 544, 384), (4, 4000, 3000)],
                         metavar='COUNTxWIDTHxHEIGHT', help='default: 32x544x384 4x4000x3000')  # fmt: skip
@@ -129,6 +131,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options)
+    if args.random_base:
+        cfg.model.base = {}
     predictor = Predictor(cfg, args.checkpoint, device=args.device)
     options = {'workers': args.workers, 'batch_size': args.batch_size}
     options = {name: value for name, value in options.items() if value is not None}
