@@ -1,8 +1,7 @@
 """Make the embedded tiny SAM 3 again: ``python tools/pretrain_tiny.py OUT``.
 
-Draws pictures, trains configs/sam3_tiny_pretrain.py on them and writes a Hugging Face folder; then draws pictures of
-cracks alone, trains configs/sam3_tiny_pretrain_head.py and lays its detail head beside the weights. What is drawn and
-trained already is kept: the same command goes on where it was stopped, by --minutes or by anything else.
+Draws pictures, trains configs/sam3_tiny_pretrain.py on them and writes a Hugging Face folder; then, on pictures of
+cracks alone, configs/sam3_tiny_pretrain_head.py for a detail head beside it. The same command goes on where it stopped.
 """
 
 import argparse
@@ -27,8 +26,9 @@ from crack_plugin.prediction import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs' / 'sam3_tiny_pretrain.py'
-HEAD_CONFIG = ROOT / 'configs' / 'sam3_tiny_pretrain_head.py'
+HEAD_CONFIG = CONFIG.with_name('sam3_tiny_pretrain_head.py')
 CLASSES = ('crack', 'joint', 'spalling', 'rust stain')
+LENGTH = ('train_cfg.max_epochs', 'param_scheduler.1.T_max', 'param_scheduler.1.end')
 # Pictures from 224 x 224 to 448 x 560 pixels, all stretched to one square: cracks and texture of many scales.
 SMALLEST, LARGEST = (224, 224), (448, 560)
 # Roads and concrete are inspected most.
@@ -49,6 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--head-pictures', type=whole_number(1), default=3000, help='default: %(default)s')
     parser.add_argument('--workers', type=whole_number(1), default=2, help='processes that draw (default: %(default)s)')
     parser.add_argument('--minutes', type=whole_number(1), help='stop a training after so many; run again to go on')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='of the first config')
     return parser
 
 
@@ -94,12 +95,11 @@ def train_base(args: argparse.Namespace) -> bool:
     """Write the weights; whether they are there."""
     refuse_full_folder(args.out)
     draw(args.data, args.pictures, CLASSES, args.workers)
-    length = [f'train_cfg.max_epochs={args.epochs}', f'param_scheduler.1.T_max={args.epochs}']
-    options = [*length, f'param_scheduler.1.end={args.epochs}']
+    options = [f'{name}={args.epochs}' for name in LENGTH]
     if args.start:
         # half the steps of random weights: what is learned already is adapted, not overwritten
         options += [f'model.base={args.start}', 'optim_wrapper.optimizer.lr=5e-4']
-    last = train(CONFIG, args.data, args.work_dir, options, args.minutes)
+    last = train(CONFIG, args.data, args.work_dir, [*options, *args.cfg_options], args.minutes)
     if last is None:
         return False
     # The config as it was trained, with the base of --start
@@ -125,8 +125,7 @@ def train_head(args: argparse.Namespace) -> None:
     """Lay a detail head beside the weights."""
     data, work_dir = (path.with_name(f'{path.name}_head') for path in (args.data, args.work_dir))
     draw(data, args.head_pictures, CLASSES[:1], args.workers)
-    last = train(HEAD_CONFIG, data, work_dir, [f'model.base={args.out}'], args.minutes)
-    if last is None:
+    if (last := train(HEAD_CONFIG, data, work_dir, [f'model.base={args.out}'], args.minutes)) is None:
         return
     model = Predictor(work_dir / HEAD_CONFIG.name, str(last), device='cpu').model
     content = head_file(model.detail_head, model.base_hash)
