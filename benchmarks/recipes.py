@@ -49,7 +49,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     'head': {'model': {'detail_head': {}}},
     'head-square': {'model': {'detail_head': {'size': 'square'}}},
     'head48': {'model': {'detail_head': {'channels': 48}}},
-    'drawn-head': {'model': {'detail_head': {'weights': str(CONFIGS / 'sam3_tiny' / 'detail_head.safetensors')}}},
     'mlp': {'model': {'lora': {'target_modules': [*ATTENTION, 'fc1', 'fc2']}}},
     'ema': {'custom_hooks': [{'type': 'EMAHook', 'ema_type': 'ExponentialMovingAverage', 'momentum': 0.01}]},
     'no-dropout': {'model': {'lora': {'lora_dropout': 0.0}}},
