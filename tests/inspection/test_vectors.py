@@ -11,6 +11,7 @@ import pytest
 from drawn_cracks import length, line
 
 from crack_plugin.files import SaveError
+from crack_plugin.inspection import vectors
 from crack_plugin.inspection.bands import Band, find_cracks
 from crack_plugin.inspection.branches import branches
 from crack_plugin.inspection.features import Feature, Photograph, make_features
@@ -183,7 +184,9 @@ def test_pictures_without_a_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('crs', ['EPSG:32632', None])
-def test_geopackage_by_gdal(tmp_path: Path, crs: str | None) -> None:
+def test_geopackage_by_gdal(tmp_path: Path, crs: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The last of three cracks comes after the others are written.
+    monkeypatch.setattr(vectors, '_AT_ONCE', 2)
     pyogrio, shapely = pytest.importorskip('pyogrio'), pytest.importorskip('shapely')
     place = None
     if crs is not None:
