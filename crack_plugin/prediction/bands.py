@@ -7,7 +7,7 @@ made of, so that a file that was changed meanwhile is predicted anew.
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,8 @@ class BandStore:
         def save(path: Path) -> None:
             # By its name, NumPy would add a suffix.
             with path.open('wb') as file:
-                np.savez_compressed(file, **asdict(band))
+                # Not by asdict, which copies
+                np.savez_compressed(file, **{each.name: getattr(band, each.name) for each in fields(band)})
 
         write_atomically(self._file(number), save)
         self.done = number + 1

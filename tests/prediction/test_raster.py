@@ -304,6 +304,12 @@ def test_other_rasters_are_refused(image, options, message: str, tmp_path: Path)
         pass
 
 
+def test_palette_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 6), np.uint8)).convert('P').save(tmp_path / 'a.tif')
+    with pytest.raises(RasterError, match=r'channels palette.*-expand rgb'), open_raster(tmp_path / 'a.tif'):
+        pass
+
+
 def test_grey_is_three_channels(tmp_path: Path) -> None:
     grey = np.arange(64, dtype=np.uint8).reshape(1, 8, 8)
     path = write_tiff(tmp_path / 'a.tif', grey, photometric='minisblack', tiled=False)
