@@ -195,7 +195,7 @@ def write_geopackage(folder: Path, features: Iterable[Feature], place: Place) ->
 
 def _geopackage_writer(features: Iterable[Feature], place: Place) -> Callable[[Path], object]:
     import shapely
-    from pyogrio.errors import DataSourceError
+    from pyogrio.errors import DataSourceError, FeatureError
     from pyogrio.raw import write
 
     def write_layers(scratch: Path) -> None:
@@ -219,8 +219,8 @@ def _geopackage_writer(features: Iterable[Feature], place: Place) -> Callable[[P
                         append=file.exists(),
                     )
             file.replace(scratch)
-        except DataSourceError as error:
-            # GDAL's word for a full disk, among others.
+        except (DataSourceError, FeatureError) as error:
+            # GDAL's words for a full disk, among others.
             raise SaveError(str(error)) from error
         finally:
             file.unlink(missing_ok=True)

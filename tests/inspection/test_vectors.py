@@ -228,13 +228,14 @@ def test_geopackage_by_gdal(tmp_path: Path, crs: str | None, monkeypatch: pytest
                 assert shape.length / side == pytest.approx(feature.length / feature.scale, rel=0.002)
 
 
-def test_geopackage_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize('kind', ['DataSourceError', 'FeatureError'])
+def test_geopackage_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     raw = pytest.importorskip('pyogrio.raw')
     pytest.importorskip('shapely')
     (tmp_path / 'cracks.gpkg').write_bytes(b'former')
 
     def full(*_: object, **__: object) -> None:
-        raise importlib.import_module('pyogrio.errors').DataSourceError('disk is full')
+        raise getattr(importlib.import_module('pyogrio.errors'), kind)('disk is full')
 
     monkeypatch.setattr(raw, 'write', full)
     with pytest.raises(SaveError, match=r'cracks\.gpkg could not be written: disk is full'):
