@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,9 +23,15 @@ def mixed_precision(cfg: Config) -> bool:
     """
     wanted = (cfg.get('test_cfg') or {}).get('fp16', False)
     if wanted and get_device() == 'mps':
-        print_log('test_cfg.fp16 is left out: MMEngine has no mixed precision on MPS.', 'current', logging.WARNING)
+        _warn_of_mps()
         return False
     return wanted
+
+
+@cache
+def _warn_of_mps() -> None:
+    """Once, and not for each batch."""
+    print_log('test_cfg.fp16 is left out: MMEngine has no mixed precision on MPS.', 'current', logging.WARNING)
 
 
 def predict(step: Step, batch: Any, cfg: Config) -> list:

@@ -85,7 +85,13 @@ def test_missing_operators_of_mps_run_on_the_cpu(
 @pytest.mark.parametrize(('device', 'expected'), [('mps', False), ('cuda', True)])
 def test_mixed_precision_is_left_out_on_mps(monkeypatch: pytest.MonkeyPatch, device: str, expected: bool) -> None:
     monkeypatch.setattr(inference, 'get_device', lambda: device)
-    assert inference.mixed_precision(Config({'test_cfg': {'fp16': True}})) is expected
+    warnings: list[str] = []
+    monkeypatch.setattr(inference, 'print_log', lambda text, *_: warnings.append(text))
+    inference._warn_of_mps.cache_clear()
+    # As for each batch
+    for _ in range(2):
+        assert inference.mixed_precision(Config({'test_cfg': {'fp16': True}})) is expected
+    assert len(warnings) == (not expected)
     assert inference.mixed_precision(Config({})) is False
 
 

@@ -4,6 +4,7 @@ A crack is kept as runs of pixels along rows. Only cracks that reach the last ro
 that memory follows the cracks, not the image, and the result does not depend on where the bands are cut.
 """
 
+import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -92,11 +93,12 @@ class Crack:
 
 @dataclass(eq=False)
 class _Part:
-    """What is known of a crack: its runs band by band, and the sum of its probabilities."""
+    """What is known of a crack: its runs band by band, the sum of its probabilities, and its first pixel."""
 
     label: int
     runs: list[np.ndarray]
     total: float
+    first: tuple[int, int]
 
     def joined(self, has_score: bool) -> Crack:
         runs = np.concatenate(self.runs)
@@ -118,7 +120,22 @@ def find_cracks(bands: Iterable[Band]) -> list[Crack]:
         >>> [crack.area for crack in find_cracks([Band(image[:1]), Band(image[1:2]), Band(image[2:])])]
         [2, 2]
     """
-    return sorted(join_bands(bands), key=lambda crack: tuple(crack.runs[0, :2].tolist()))
+    return list(cracks_in_order(bands))
+
+
+def cracks_in_order(bands: Iterable[Band]) -> Iterator[Crack]:
+    """Those of :func:`find_cracks`, each as soon as it and all that begin before it are complete.
+
+    Args:
+        bands: As for :func:`join_bands`.
+    """
+    waiting: list[tuple[tuple[int, int], Crack]] = []
+    for complete, open_parts in _completed(bands):
+        for crack in complete:
+            heapq.heappush(waiting, ((int(crack.runs[0, 0]), int(crack.runs[0, 1])), crack))
+        first = min((part.first for part in open_parts), default=None)
+        while waiting and (first is None or waiting[0][0] < first):
+            yield heapq.heappop(waiting)[1]
 
 
 def join_bands(bands: Iterable[Band]) -> Iterator[Crack]:
@@ -127,6 +144,12 @@ def join_bands(bands: Iterable[Band]) -> Iterator[Crack]:
     Args:
         bands: From the top down, without gaps, all of one width, all with probabilities or all without.
     """
+    for complete, _ in _completed(bands):
+        yield from complete
+
+
+def _completed(bands: Iterable[Band]) -> Iterator[tuple[list[Crack], list[_Part]]]:
+    """After each band, and after the last, the cracks that are complete now, and what is known of the others."""
     top = 0
     open_parts: list[_Part] = []
     above = np.zeros(0, np.int64)
@@ -139,18 +162,20 @@ def join_bands(bands: Iterable[Band]) -> Iterator[Crack]:
         pairs = np.array([pair for pair in pairs if open_parts[pair[0]].label == parts[pair[1]].label], int)
         groups = _unite(open_parts + parts, pairs.reshape(-1, 2) + np.array([0, len(open_parts)]))
         reaching = {len(open_parts) + number for number in np.unique(components[-1]).tolist() if number >= 0}
+        complete: list[Crack] = []
         waiting: list[_Part] = []
         place = np.full(len(parts), -1)
         for members, part in groups:
             if reaching.isdisjoint(members):
-                yield part.joined(has_score)
+                complete.append(part.joined(has_score))
                 continue
             own = [member - len(open_parts) for member in members if member >= len(open_parts)]
             place[own] = len(waiting)
             waiting.append(part)
         above = np.where(components[-1] >= 0, place[components[-1]], -1) if parts else components[-1]
         open_parts = waiting
-    yield from (part.joined(has_score) for part in open_parts)
+        yield complete, open_parts
+    yield [part.joined(has_score) for part in open_parts], []
 
 
 def _parts_of(band: Band, top: int) -> tuple[list[_Part], np.ndarray]:
@@ -177,7 +202,8 @@ def _parts_of(band: Band, top: int) -> tuple[list[_Part], np.ndarray]:
     pieces = np.split(runs, np.cumsum(np.bincount(numbers))[:-1])
     probability = None if band.probability is None else band.probability[inside]
     totals = np.bincount(components[inside], probability, minlength=len(pieces)).tolist()
-    parts = [_Part(classes[number + 1], [piece], totals[number]) for number, piece in enumerate(pieces)]
+    firsts = [(row, column) for row, column in (piece[0, :2].tolist() for piece in pieces)]
+    parts = [_Part(classes[number + 1], [piece], totals[number], firsts[number]) for number, piece in enumerate(pieces)]
     return parts, components
 
 
@@ -195,7 +221,9 @@ def _unite(parts: list[_Part], pairs: np.ndarray) -> list[tuple[list[int], _Part
     members: list[list[int]] = [[] for _ in range(count)]
     for number, group in enumerate(groups):
         members[group].append(number)
-    return [
-        (own, _Part(parts[own[0]].label, [run for i in own for run in parts[i].runs], sum(parts[i].total for i in own)))
-        for own in members
-    ]
+    return [(own, _united([parts[number] for number in own])) for own in members]
+
+
+def _united(parts: list[_Part]) -> _Part:
+    runs = [run for part in parts for run in part.runs]
+    return _Part(parts[0].label, runs, sum(part.total for part in parts), min(part.first for part in parts))

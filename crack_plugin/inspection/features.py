@@ -92,10 +92,18 @@ def make_features(photograph: Photograph, cracks: Sequence[Crack], profile: Prof
         cracks: In the order of their numbers.
         profile: Limits of the severity; only with ``photograph.mm_per_pixel``.
     """
-    return [_feature(photograph, number, crack, profile) for number, crack in enumerate(cracks, start=1)]
+    return [make_feature(photograph, number, crack, profile) for number, crack in enumerate(cracks, start=1)]
 
 
-def _feature(photograph: Photograph, number: int, crack: Crack, profile: Profile | None) -> Feature:
+def make_feature(photograph: Photograph, number: int, crack: Crack, profile: Profile | None = None) -> Feature:
+    """Measure and rate a crack.
+
+    Args:
+        photograph: What it is in.
+        number: Its number there.
+        crack: Its pixels.
+        profile: As for :func:`make_features`.
+    """
     measured = measure(crack, photograph.shape)
     scale, unit = (1.0, 'px') if photograph.mm_per_pixel is None else (photograph.mm_per_pixel, 'mm')
     widths = {'max_width': measured.max_width * scale, 'mean_width': measured.mean_width * scale}

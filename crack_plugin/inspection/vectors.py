@@ -1,8 +1,9 @@
 """Cracks as vectors: GeoJSON, and GeoPackage with pyogrio and shapely, in the photographs' CRS or in pixels."""
 
+import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,8 @@ from crack_plugin.inspection.georeference import Georeference, GeoreferenceError
 
 GEOPACKAGE = 'cracks.gpkg'
 LAYERS = {'polygons': 'MultiPolygon', 'centerlines': 'MultiLineString'}
+_AT_ONCE = 256
+"""Cracks that are handed to GDAL together: their shapes take several times the memory that a ``Feature`` does."""
 # What has no place on the earth has a CRS that says so: x to the right and y down from the upper left corner.
 _PIXELS = (
     'ENGCRS["pixels of the photograph",EDATUM["upper left corner"],CS[Cartesian,2],AXIS["column",east],'
@@ -130,16 +133,21 @@ def geometry(feature: Feature, layer: str, georeference: Georeference | None) ->
     return {'type': 'MultiPolygon', 'coordinates': polygons}
 
 
-def write_geojson(folder: Path, features: Sequence[Feature], place: Place) -> None:
-    """Write ``polygons.geojson`` and ``centerlines.geojson``.
+def write_geojson(folder: Path, features: Iterable[Feature], place: Place) -> None:
+    """Write ``polygons.geojson`` and ``centerlines.geojson``, crack by crack.
 
     The CRS is named as in GeoJSON of 2008, which GDAL and QGIS read; RFC 7946 knows longitudes and latitudes only.
+
+    Args:
+        folder: Where to.
+        features: Gone over once for each layer.
+        place: Of their photographs.
     """
     for layer in LAYERS:
         write_atomically(folder / f'{layer}.geojson', partial(_write_layer, layer, features, place))
 
 
-def _write_layer(layer: str, features: Sequence[Feature], place: Place, path: Path) -> None:
+def _write_layer(layer: str, features: Iterable[Feature], place: Place, path: Path) -> None:
     head: dict[str, Any] = {'type': 'FeatureCollection', 'name': layer}
     if place.wkt is not None:
         head['crs'] = {'type': 'name', 'properties': {'name': _crs_name(place)}}
@@ -169,8 +177,13 @@ def check_packages() -> None:
         ) from error
 
 
-def write_geopackage(folder: Path, features: Sequence[Feature], place: Place) -> None:
-    """Write ``cracks.gpkg`` with a layer of polygons and one of centrelines.
+def write_geopackage(folder: Path, features: Iterable[Feature], place: Place) -> None:
+    """Write ``cracks.gpkg`` with a layer of polygons and one of centrelines, some cracks at a time.
+
+    Args:
+        folder: Where to.
+        features: Gone over once for each layer.
+        place: Of their photographs.
 
     Raises:
         MissingPackageError: pyogrio or shapely is not installed.
@@ -180,39 +193,47 @@ def write_geopackage(folder: Path, features: Sequence[Feature], place: Place) ->
     write_atomically(folder / GEOPACKAGE, _geopackage_writer(features, place))
 
 
-def _geopackage_writer(features: Sequence[Feature], place: Place) -> Callable[[Path], object]:
+def _geopackage_writer(features: Iterable[Feature], place: Place) -> Callable[[Path], object]:
     import shapely
-    from pyogrio.errors import DataSourceError
+    from pyogrio.errors import DataSourceError, FeatureError
     from pyogrio.raw import write
-
-    rows = [properties(feature) for feature in features]
 
     def write_layers(scratch: Path) -> None:
         # GDAL would take the empty file for a damaged database, and goes by the suffix.
         scratch.unlink()
         file = scratch.with_suffix('.gpkg')
         try:
-            for number, (layer, kind) in enumerate(LAYERS.items()):
-                shapes = [geometry(feature, layer, place.by_image[feature.image]) for feature in features]
-                write(
-                    str(file),
-                    shapely.to_wkb(np.array([shapely.geometry.shape(shape) for shape in shapes], object)),
-                    [_column([row[name] for row in rows], name) for name in PROPERTIES],
-                    PROPERTIES,
-                    geometry_type=kind,
-                    crs=place.wkt or _PIXELS,
-                    layer=layer,
-                    driver='GPKG',
-                    append=number > 0,
-                )
+            for layer, kind in LAYERS.items():
+                for some in _batches(features):
+                    rows = [properties(feature) for feature in some]
+                    shapes = [geometry(feature, layer, place.by_image[feature.image]) for feature in some]
+                    write(
+                        str(file),
+                        shapely.to_wkb(np.array([shapely.geometry.shape(shape) for shape in shapes], object)),
+                        [_column([row[name] for row in rows], name) for name in PROPERTIES],
+                        PROPERTIES,
+                        geometry_type=kind,
+                        crs=place.wkt or _PIXELS,
+                        layer=layer,
+                        driver='GPKG',
+                        append=file.exists(),
+                    )
             file.replace(scratch)
-        except DataSourceError as error:
-            # GDAL's word for a full disk, among others.
+        except (DataSourceError, FeatureError) as error:
+            # GDAL's words for a full disk, among others.
             raise SaveError(str(error)) from error
         finally:
             file.unlink(missing_ok=True)
 
     return write_layers
+
+
+def _batches(features: Iterable[Feature]) -> Iterator[list[Feature]]:
+    """Features, some at a time; one batch at least, which makes the layer."""
+    rest = iter(features)
+    yield list(itertools.islice(rest, _AT_ONCE))
+    while some := list(itertools.islice(rest, _AT_ONCE)):
+        yield some
 
 
 def _column(values: list[Any], name: str) -> np.ndarray:

@@ -7,7 +7,7 @@ made of, so that a file that was changed meanwhile is predicted anew.
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +66,14 @@ def make_band(blended: Blended, threshold: float, step: int, with_probabilities:
         with_probabilities: Whether they are kept.
     """
     classes, height, width = blended.logits.shape
-    labels = np.empty((height, width), np.uint8)
-    kept = np.empty((classes, height, width) if with_probabilities else (classes, 0, 0), np.uint8)
-    sums, counts, total, certainty = np.zeros(classes), np.zeros(classes, np.int64), Doubt(), []
+    labels = np.full((height, width), NO_DATA, np.uint8)
+    kept = np.full((classes, height, width) if with_probabilities else (classes, 0, 0), NO_DATA, np.uint8)
+    sums, counts, total = np.zeros(classes), np.zeros(classes, np.int64), Doubt()
+    certainty = [np.zeros(0, np.float32)]
     for rows in strips(height, width, blended.logits.device):
         valid = blended.valid[rows]
+        if not valid.any():
+            continue
         logits = add_background(blended.logits[None, :, rows])
         own = threshold_labels(logits, threshold)[0].to(torch.uint8).cpu().numpy() * valid
         probabilities = foreground_probabilities(logits[0]).cpu().numpy() * valid
@@ -162,7 +165,8 @@ class BandStore:
         def save(path: Path) -> None:
             # By its name, NumPy would add a suffix.
             with path.open('wb') as file:
-                np.savez_compressed(file, **asdict(band))
+                # Not by asdict, which copies
+                np.savez_compressed(file, **{each.name: getattr(band, each.name) for each in fields(band)})
 
         write_atomically(self._file(number), save)
         self.done = number + 1

@@ -1,7 +1,7 @@
 """What is made of masks that are predicted: ``cracks.csv``, vectors, profiles of the width, annotations, a report."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,8 +9,8 @@ import numpy as np
 from tqdm import tqdm
 
 from crack_plugin.datasets.names import listed
-from crack_plugin.inspection.bands import Band, Crack, find_cracks
-from crack_plugin.inspection.features import Feature, Photograph, make_features
+from crack_plugin.inspection.bands import Band, Crack, cracks_in_order
+from crack_plugin.inspection.features import Feature, Photograph, make_feature
 from crack_plugin.inspection.georeference import UnreadableError, read_georeference
 from crack_plugin.inspection.preannotations import Annotated, PreannotationError, write_preannotations
 from crack_plugin.inspection.scale import Scales
@@ -29,6 +29,7 @@ from crack_plugin.prediction.records import Record, read_record, record_of, reco
 from crack_plugin.prediction.report_page import Origin, Run, write_report
 from crack_plugin.prediction.settings import OptionError
 from crack_plugin.prediction.sources import MASKS, VIDEO_SUFFIXES, Source
+from crack_plugin.prediction.spool import spooled
 from crack_plugin.prediction.tables import TABLE, Row, read_table, write_csv
 
 CRACKS, PROFILES, UNCERTAINTY = 'cracks.csv', 'profiles.csv', 'uncertainty.csv'
@@ -167,17 +168,16 @@ def make_all(
         )
     missing = [*left_out, *lines]
     if wanted.features:
-        features = (
-            feature
-            for rows, _, cracks, _ in _masks(done, out, 'measuring')
-            for feature in make_features(_photograph(rows, class_names, wanted.scales), cracks, wanted.severity)
-        )
-        if wanted.report is None:
+        features = _features(done, out, class_names, wanted)
+        if wanted.report is None and (wanted.vector or wanted.width_profile):
+            with spooled(features, out) as kept:
+                lines += _write_features(kept, done, out, wanted)
+        elif wanted.report is None:
             lines += _write_features(features, done, out, wanted)
         else:
             # The page begins with what is worst of all.
             together = list(features)
-            lines += _write_features(iter(together), done, out, wanted)
+            lines += _write_features(together, done, out, wanted)
             run = Run(out, wanted.report, class_names, wanted.scales, wanted.severity, threshold, missing)
             lines.append(write_report(run, done, together))
     if wanted.labels:
@@ -187,7 +187,7 @@ def make_all(
             for rows, labels, cracks, record in _masks(done, out, 'labels'):
                 name = Path(rows[0].mask).relative_to(MASKS).with_suffix('').as_posix()
                 uncertainties.append((rows[0].image, rows[0].mask, record.uncertainty))
-                yield Annotated(Path(rows[0].image), name, labels, cracks, record.uncertainty)
+                yield Annotated(Path(rows[0].image), name, labels, list(cracks), record.uncertainty)
 
         lines += write_preannotations(photographs(), out, wanted.labels, class_names, overwrite)
         ordered = sorted(uncertainties, key=lambda row: (-row[2], row[1]))
@@ -196,19 +196,36 @@ def make_all(
     return lines
 
 
+def _features(done: dict[str, list[Row]], out: Path, class_names: Sequence[str], wanted: Wanted) -> Iterator[Feature]:
+    """The cracks of all photographs, each measured when it is asked for."""
+    for rows, _, cracks, _ in _masks(done, out, 'measuring'):
+        photograph = _photograph(rows, class_names, wanted.scales)
+        for number, crack in enumerate(cracks, start=1):
+            yield make_feature(photograph, number, crack, wanted.severity)
+
+
 def _masks(
     done: dict[str, list[Row]], out: Path, title: str
-) -> Iterator[tuple[list[Row], np.ndarray, list[Crack], Record]]:
+) -> Iterator[tuple[list[Row], np.ndarray, Iterator[Crack], Record]]:
     """Rows, label map (empty for a raster), cracks with their scores, and record of each mask."""
     for mask, rows in tqdm(done.items(), desc=title):
-        if is_raster(mask):
-            labels, cracks = np.zeros((0, 0), np.uint8), find_cracks(read_bands(out / mask))
-        else:
-            labels = read_mask(out / mask, len(rows))
-            cracks = find_cracks([Band(labels)])
         record = read_record(out / record_of(mask))
-        scores = record.checked(len(cracks), out / record_of(mask))
-        yield rows, labels, [replace(each, score=score) for each, score in zip(cracks, scores, strict=True)], record
+        labels = np.zeros((0, 0), np.uint8) if is_raster(mask) else read_mask(out / mask, len(rows))
+        bands = read_bands(out / mask) if is_raster(mask) else [Band(labels)]
+        yield rows, labels, _scored(cracks_in_order(bands), record, out / record_of(mask)), record
+
+
+def _scored(cracks: Iterable[Crack], record: Record, path: Path) -> Iterator[Crack]:
+    """Cracks, each as it comes, with their scores.
+
+    Raises:
+        RecordError: There are more or fewer than in the record ``path``.
+    """
+    count = 0
+    for count, crack in enumerate(cracks, start=1):
+        if count <= len(record.scores):
+            yield replace(crack, score=record.scores[count - 1])
+    record.check(count, path)
 
 
 def _photograph(rows: list[Row], class_names: Sequence[str], scales: Scales) -> Photograph:
@@ -217,41 +234,29 @@ def _photograph(rows: list[Row], class_names: Sequence[str], scales: Scales) -> 
     return Photograph(image, rows[0].mask, (rows[0].height, rows[0].width), class_names, scales.of(image), georeference)
 
 
-def _write_features(features: Iterator[Feature], done: dict[str, list[Row]], out: Path, wanted: Wanted) -> list[str]:
+def _write_features(features: Iterable[Feature], done: dict[str, list[Row]], out: Path, wanted: Wanted) -> list[str]:
+    """Write what is wanted of features, which are gone over once for each file."""
     counts: Counter[str] = Counter()
     total = 0
-    # Outlines and centrelines are held of all photographs only where they share a file that needs them together.
-    kept: list[Feature] = []
 
-    def passing() -> Iterator[Feature]:
+    def cells() -> Iterator[list[object]]:
         nonlocal total
         for feature in features:
             total += 1
             if feature.rating is not None:
                 counts[feature.rating.severity] += 1
-            if wanted.vector:
-                kept.append(feature)
-            yield feature
+            yield ['' if value is None else value for value in properties(feature).values()]
 
+    write_csv(out / CRACKS, PROPERTIES, cells())
     if wanted.width_profile:
-        cells: list[list[object]] = []
-
-        def profiles() -> Iterator[list[object]]:
-            for feature in passing():
-                cells.append(_cells(feature))
-                yield from _profile(feature)
-
-        write_csv(out / PROFILES, PROFILE_COLUMNS, profiles())
-        write_csv(out / CRACKS, PROPERTIES, cells)
-    else:
-        write_csv(out / CRACKS, PROPERTIES, map(_cells, passing()))
+        write_csv(out / PROFILES, PROFILE_COLUMNS, (row for feature in features for row in _profile(feature)))
     lines = [f'{out / CRACKS}: {total:,} cracks in {len(done):,} images']
     if wanted.vector:
         place = common_place({Path(rows[0].image): read_georeference(Path(rows[0].image)) for rows in done.values()})
         if 'geojson' in wanted.vector:
-            write_geojson(out, kept, place)
+            write_geojson(out, features, place)
         if 'gpkg' in wanted.vector:
-            write_geopackage(out, kept, place)
+            write_geopackage(out, features, place)
         lines.append(f'vectors in {place.name}')
     if wanted.severity is not None:
         levels = [level.name for level in wanted.severity.levels]
@@ -259,10 +264,6 @@ def _write_features(features: Iterator[Feature], done: dict[str, list[Row]], out
         lines += [f'  {level}: {counts.pop(level, 0):,}' for level in levels]
         lines += [f'  {level}: {count:,}' for level, count in sorted(counts.items())]
     return lines
-
-
-def _cells(feature: Feature) -> list[object]:
-    return ['' if value is None else value for value in properties(feature).values()]
 
 
 def _profile(feature: Feature) -> Iterator[list[object]]:

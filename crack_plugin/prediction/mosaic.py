@@ -13,6 +13,8 @@ from torch import Tensor
 
 from crack_plugin.models.sliding import blend_weights, window_starts
 
+_ROWS_READ = 64
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -92,7 +94,10 @@ def blend_bands(
         for buffer in (image, canvas, valid[None]):
             _move_up(buffer, shift)
         canvas[:, kept:] = 0
-        image[:, kept:], valid[kept:] = read(top + kept, top + height)
+        # Read at once, they would be in memory twice.
+        for start in range(kept, height, _ROWS_READ):
+            stop = min(start + _ROWS_READ, height)
+            image[:, start:stop], valid[start:stop] = read(top + start, top + stop)
         end = top + height
         places = [(index, left) for index, left in enumerate(lefts) if valid[:, left : left + width].any()]
         for start in range(0, len(places), windows.batch):

@@ -12,6 +12,7 @@ from PIL import ExifTags
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from tifffile import TiffFile
+from tqdm import tqdm
 
 from crack_plugin.errors import CrackPluginError
 from crack_plugin.inspection.bands import Band
@@ -26,6 +27,8 @@ NO_DATA = 255
 TILE = 512
 """Side of the tiles that are written."""
 
+_PIXELS_AT_ONCE = 2**22
+
 
 class RasterError(CrackPluginError, ValueError):
     """A large TIFF that cannot be read, or not as it stands."""
@@ -35,8 +38,9 @@ def pixels_of(path: Path) -> int:
     """Pixels of an image whose rows can be read one after the other, from its header.
 
     Returns:
-        0 for what has to be read at once (other formats, a JPEG or PNG that its EXIF orientation turns, or of other
-        than 8 bits a channel in grey or RGB), and for what cannot be opened, which whoever reads it tells.
+        0 for what has to be read at once (other formats, a progressive JPEG, a JPEG or PNG that its EXIF orientation
+        turns, or of other than 8 bits a channel in grey or RGB), and for what cannot be opened, which whoever reads it
+        tells.
     """
     suffix = path.suffix.lower()
     if suffix in TIFF_SUFFIXES:
@@ -52,7 +56,7 @@ def pixels_of(path: Path) -> int:
             turned = 'exif' in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) != 1
             layout = image.tile[0][3]
             layout = layout[0] if isinstance(layout, tuple) else layout
-            is_plain = layout in ('L', 'RGB', 'RGBA')
+            is_plain = layout in ('L', 'RGB', 'RGBA') and 'progressive' not in image.info
             return image.width * image.height if is_plain and not turned else 0
     except (OSError, IndexError, SyntaxError, ValueError, struct.error):  # what Pillow raises
         return 0
@@ -150,16 +154,18 @@ def is_raster(mask: str) -> bool:
 
 
 def read_bands(path: Path) -> Iterator[Band]:
-    """The labels of a raster's mask, as many rows at a time as its tiles are high.
+    """The labels of a raster's mask, a few rows at a time; beside them its tiles are decoded once.
 
     Raises:
         RasterError: It is not as it was written.
     """
     rasterio = import_rasterio(path)
     try:
-        with rasterio.open(path) as source, rasterio.Env(GDAL_CACHEMAX=2**26):
-            for top in range(0, source.height, TILE):
-                window = ((top, min(top + TILE, source.height)), (0, source.width))
+        with rasterio.open(path) as source, rasterio.Env(GDAL_CACHEMAX=2 * TILE * (source.width + TILE)):
+            # What is found in them takes some 20 bytes a pixel.
+            rows = max(1, min(TILE, _PIXELS_AT_ONCE // source.width))
+            for top in tqdm(range(0, source.height, rows), desc=f'rows of {path.name}', leave=False):
+                window = ((top, min(top + rows, source.height)), (0, source.width))
                 yield Band(without_no_data(source.read(1, window=window)))
     except rasterio.errors.RasterioError as error:
         raise RasterError(
@@ -180,6 +186,12 @@ def _channels(path: Path, source: Any) -> list[int]:
         raise RasterError(
             f'{path} has {", ".join(sorted(kinds))} values. Convert it to 8 bits, with the range of grey values '
             'stretched as you want the model to see it: `gdal_translate -ot Byte -scale MIN MAX 0 255`.'
+        )
+    bits = {source.tags(number, ns='IMAGE_STRUCTURE').get('NBITS', '8') for number in source.indexes}
+    if bits != {'8'}:
+        raise RasterError(
+            f'{path} has {", ".join(sorted(bits))} bits a channel. Convert it to 8 bits: '
+            '`gdal_translate -ot Byte -co NBITS=8 -scale 0 MAX 0 255`.'
         )
     if {'red', 'green', 'blue'} <= set(names):
         return [names.index(name) + 1 for name in ('blue', 'green', 'red')]

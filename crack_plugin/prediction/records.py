@@ -39,8 +39,8 @@ class Record:
     uncertainty: float
     scores: list[float]
 
-    def checked(self, cracks: int, path: Path) -> list[float]:
-        """The scores of so many cracks.
+    def check(self, cracks: int, path: Path) -> None:
+        """Refuse another number of cracks.
 
         Raises:
             RecordError: The record ``path`` has more or fewer.
@@ -50,7 +50,6 @@ class Record:
                 f'{path} is of {len(self.scores)} cracks, and the mask has {cracks}: one of them was changed. Delete '
                 'the record: the same command then predicts its image again.'
             )
-        return self.scores
 
 
 def record_of(mask: str) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from crack_plugin.inspection.bands import Band, Box, find_cracks, join_bands
+from crack_plugin.inspection.bands import Band, Box, cracks_in_order, find_cracks, join_bands
 
 SHAPE = (23, 31)
 
@@ -54,6 +54,23 @@ def test_a_crack_comes_as_soon_as_it_is_complete() -> None:
     assert seen == [0, 10]
     assert next(cracks).area == 30
     assert [*cracks] == []
+
+
+def test_cracks_in_order_wait_for_those_that_begin_before_them_alone() -> None:
+    image = np.zeros((60, 12), np.uint8)
+    image[2:5, 1] = 1
+    image[4:35, 3] = 1
+    image[6:8, 5] = 1
+    image[33:50, 7] = 1
+    seen = []
+
+    def bands():
+        for start in range(0, 60, 10):
+            seen.append(start)
+            yield Band(image[start : start + 10])
+
+    cracks = [(crack.area, seen[-1]) for crack in cracks_in_order(bands())]
+    assert cracks == [(3, 0), (31, 30), (2, 30), (17, 50)]
 
 
 def test_two_arms_that_meet_below_are_one_crack() -> None:

@@ -11,6 +11,7 @@ import pytest
 from drawn_cracks import length, line
 
 from crack_plugin.files import SaveError
+from crack_plugin.inspection import vectors
 from crack_plugin.inspection.bands import Band, find_cracks
 from crack_plugin.inspection.branches import branches
 from crack_plugin.inspection.features import Feature, Photograph, make_features
@@ -183,7 +184,9 @@ def test_pictures_without_a_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('crs', ['EPSG:32632', None])
-def test_geopackage_by_gdal(tmp_path: Path, crs: str | None) -> None:
+def test_geopackage_by_gdal(tmp_path: Path, crs: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The last of three cracks comes after the others are written.
+    monkeypatch.setattr(vectors, '_AT_ONCE', 2)
     pyogrio, shapely = pytest.importorskip('pyogrio'), pytest.importorskip('shapely')
     place = None
     if crs is not None:
@@ -225,13 +228,14 @@ def test_geopackage_by_gdal(tmp_path: Path, crs: str | None) -> None:
                 assert shape.length / side == pytest.approx(feature.length / feature.scale, rel=0.002)
 
 
-def test_geopackage_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize('kind', ['DataSourceError', 'FeatureError'])
+def test_geopackage_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     raw = pytest.importorskip('pyogrio.raw')
     pytest.importorskip('shapely')
     (tmp_path / 'cracks.gpkg').write_bytes(b'former')
 
     def full(*_: object, **__: object) -> None:
-        raise importlib.import_module('pyogrio.errors').DataSourceError('disk is full')
+        raise getattr(importlib.import_module('pyogrio.errors'), kind)('disk is full')
 
     monkeypatch.setattr(raw, 'write', full)
     with pytest.raises(SaveError, match=r'cracks\.gpkg could not be written: disk is full'):

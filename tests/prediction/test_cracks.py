@@ -18,7 +18,7 @@ from drawn_cracks import length, line
 from crack_plugin.errors import MissingPackageError
 from crack_plugin.inspection import vectors
 from crack_plugin.inspection.bands import Band, find_cracks
-from crack_plugin.inspection.features import Feature, make_features
+from crack_plugin.inspection.features import Feature, make_feature
 from crack_plugin.inspection.georeference import GeoreferenceError, read_georeference
 from crack_plugin.inspection.preannotations import PreannotationError
 from crack_plugin.inspection.scale import ScaleError, Scales
@@ -134,15 +134,18 @@ def test_features_are_not_held_of_all_photographs(out: Path, monkeypatch: pytest
     made: list[weakref.ref] = []
     alive: list[int] = []
 
-    def spied(*args: Any) -> list[Feature]:
+    def spied(*args: Any) -> Feature:
         gc.collect()
         alive.append(sum(each() is not None for each in made))
-        found = make_features(*args)
-        made.extend(map(weakref.ref, found))
+        made.append(weakref.ref(found := make_feature(*args)))
         return found
 
-    monkeypatch.setattr('crack_plugin.prediction.cracks.make_features', spied)
-    for wanted in (Wanted(cracks=True), Wanted(severity=PROFILES['ec2'], width_profile=True, scales=Scales(for_all=1))):
+    monkeypatch.setattr('crack_plugin.prediction.cracks.make_feature', spied)
+    for wanted in (
+        Wanted(cracks=True),
+        Wanted(severity=PROFILES['ec2'], width_profile=True, scales=Scales(for_all=1)),
+        Wanted(vector=('geojson',)),
+    ):
         make_all(out, ['crack'], wanted)
     assert len(rows_of(out / 'cracks.csv')) == 10
     # Those of the photograph before may be there still.

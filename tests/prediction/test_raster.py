@@ -6,7 +6,6 @@ import signal
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -16,6 +15,7 @@ import torch
 from drawn_cracks import length, line
 from mmengine.config import Config
 from PIL import ExifTags, Image
+from rasters import PLACE, WINDOWS, Drawn, mask_of, write_tiff
 
 from crack_plugin.errors import MissingPackageError
 from crack_plugin.files import SaveError
@@ -33,39 +33,11 @@ from crack_plugin.prediction.tables import TABLE, write_table
 
 rasterio = pytest.importorskip('rasterio')
 SHAPE = (600, 440)
-WINDOWS = Windows((96, 80), (64, 56), 3)
 CRACKS = [
     ([(20.3, 30.7), (570.2, 400.4)], 4.4),
     ([(540.0, 40.0), (540.0, 300.0)], 9.0),
     ([(40.1, 300.6), (300.9, 420.2), (400.0, 380.0)], 2.6),
 ]
-
-
-class Drawn:
-    """Stands for a ``Predictor``: what is dark in a window is a crack, with a probability that varies."""
-
-    def __init__(self, fail_at: int | None = None) -> None:
-        self.class_names, self.device = ['crack'], torch.device('cpu')
-        self.windows, self.model = WINDOWS, SimpleNamespace(threshold=0.5)
-        self.calls, self.fail_at = 0, fail_at
-
-    def segment_windows(self, windows: torch.Tensor) -> torch.Tensor:
-        if self.calls == self.fail_at:
-            raise KeyboardInterrupt
-        self.calls += 1
-        return (100 - windows[:, :1].float()) / 20
-
-
-def write_tiff(path: Path, image: np.ndarray, **options: Any) -> Path:
-    """Write channels (C, H, W)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    profile = {'driver': 'GTiff', 'count': len(image), 'height': image.shape[1], 'width': image.shape[2]}
-    tiles = {'tiled': True, 'blockxsize': 64, 'blockysize': 64, 'compress': 'deflate'}
-    with rasterio.open(
-        path, 'w', **{**profile, 'dtype': image.dtype, 'photometric': 'rgb', **tiles, **options}
-    ) as file:
-        file.write(image)
-    return path
 
 
 @cache
@@ -75,10 +47,6 @@ def drawn_image() -> np.ndarray:
     return np.broadcast_to(np.where(cracks, 20, 180) + changes, (3, *SHAPE)).astype(np.uint8)
 
 
-PLACE = {'crs': 'EPSG:32632', 'transform': rasterio.Affine.translation(5e5, 5.4e6) @ rasterio.Affine.rotation(30)}
-PLACE['transform'] @= rasterio.Affine.scale(0.002, -0.002)
-
-
 @pytest.fixture
 def ortho(tmp_path: Path) -> Source:
     return Source(write_tiff(tmp_path / 'site' / 'ortho.tif', drawn_image(), **PLACE), 'ortho', is_raster=True)
@@ -86,11 +54,6 @@ def ortho(tmp_path: Path) -> Source:
 
 def content_of(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob('*') if file.is_file()}
-
-
-def mask_of(out: Path, name: str = 'masks/ortho.tif') -> np.ndarray:
-    with rasterio.open(out / name) as file:
-        return file.read()
 
 
 def test_the_logits_are_those_of_slide_mode(trained: dict[str, Path], tmp_path: Path) -> None:
@@ -332,11 +295,18 @@ def test_nan_is_refused(ortho: Source, tmp_path: Path) -> None:
         (np.zeros((1, 8, 8), np.uint16), {'photometric': 'minisblack'}, 'uint16 values'),
         (np.zeros((5, 8, 8), np.uint8), {'photometric': 'minisblack'}, 'Save red, green and blue'),
         (np.zeros((1, 8, 8), np.uint8), {'photometric': 'miniswhite'}, '0 for white'),
+        (np.zeros((1, 8, 8), np.uint8), {'photometric': 'minisblack', 'nbits': 4}, '4 bits a channel.*NBITS=8'),
     ],
 )
 def test_other_rasters_are_refused(image, options, message: str, tmp_path: Path) -> None:
     path = write_tiff(tmp_path / 'a.tif', image, tiled=False, blockysize=1, blockxsize=8, **{'crs': None, **options})
     with pytest.raises(RasterError, match=message), open_raster(path):
+        pass
+
+
+def test_palette_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 6), np.uint8)).convert('P').save(tmp_path / 'a.tif')
+    with pytest.raises(RasterError, match=r'channels palette.*-expand rgb'), open_raster(tmp_path / 'a.tif'):
         pass
 
 
@@ -389,6 +359,7 @@ def test_photographs_that_have_to_be_read_at_once(tmp_path: Path) -> None:
     exif[ExifTags.Base.Orientation] = 6
     grey.save(tmp_path / 'turned.jpg', exif=exif)
     grey.convert('CMYK').save(tmp_path / 'cmyk.jpg')
+    grey.save(tmp_path / 'progressive.jpg', progressive=True)
     grey.convert('P').save(tmp_path / 'palette.png')
     cv2.imwrite(str(tmp_path / 'deep.png'), np.zeros((8, 6, 3), np.uint16))
     (tmp_path / 'broken.png').write_bytes(b'no picture')
