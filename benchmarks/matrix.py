@@ -3,19 +3,26 @@
 Each stack gets an environment of its own, ``.venv-STACK``, and a row in ``docs/stacks.md``, in the place of its former
 one. Stacks: ``tested`` (constraints.txt), ``oldest`` (the lower bounds of setup.py), ``newest`` (whatever pip takes)
 and ``onedl`` (the forks, with constraints.txt). Each downloads PyTorch and takes about as long as ``make install``,
-``make test`` and ``make demo`` together.
+``make test`` and ``make demo`` together. Tests that passed, and the demo, are not run again by the next call with the
+same code and the same versions (``matrix.json`` in the environment): so an interrupted call goes on where it was.
 """
 
 import argparse
 import datetime
+import hashlib
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / 'docs' / 'stacks.md'
+# What is tried: all but the page that rows are written to.
+TRIED: tuple[str, ...] = ('--', '.', ':!docs/stacks.md')
 EXTRAS = {'tested': 'lite,dev', 'oldest': 'lite,dev', 'newest': 'lite,dev', 'onedl': 'onedl,dev'}
 SHOWN = 'import importlib.metadata as m; print(*(m.version(name) for name in {names}))'
 Command = list[str | Path]
@@ -55,6 +62,29 @@ def install(stack: str, folder: Path, python: str) -> Path:
     return interpreter
 
 
+def state(interpreter: Path) -> str:
+    """Digest of the checkout, changes that are not committed included, and of every installed version."""
+    index = subprocess.check_output(['git', 'ls-files', '--stage', *TRIED], cwd=ROOT)
+    changes = subprocess.check_output(['git', 'diff', '--no-ext-diff', '--binary', *TRIED], cwd=ROOT)
+    freeze: Command = [interpreter, '-m', 'pip', '--disable-pip-version-check', 'freeze', '--exclude-editable']
+    return hashlib.sha256(index + changes + subprocess.check_output(freeze)).hexdigest()
+
+
+def once(folder: Path, now: str, step: str, measure: Callable[[], tuple[str, bool]]) -> tuple[str, bool]:
+    """The result of a step, and whether it passed: from an earlier call if it passed then, in the same state."""
+    file = folder / 'matrix.json'
+    former = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+    results = former['passed'] if former.get('state') == now else {}
+    if step in results:
+        print(f'{step}: {results[step]}, from an earlier call ({file})')
+        return results[step], True
+    result, passed = measure()
+    if passed:
+        kept = {'state': now, 'passed': {**results, step: result}}
+        file.write_text(json.dumps(kept, indent=1, ensure_ascii=False), encoding='utf-8')
+    return result, passed
+
+
 def count_tests(interpreter: Path, files: list[str]) -> tuple[str, bool]:
     """Run the fast tests; pytest's counts, and whether all passed."""
     command: Command = [interpreter, '-m', 'pytest', '-q', '-m', 'not slow and not browser']
@@ -69,11 +99,15 @@ def count_tests(interpreter: Path, files: list[str]) -> tuple[str, bool]:
     return counts + (f' (of {", ".join(files)} alone)' if files else ''), result.returncode == 0
 
 
-def demo_scores(interpreter: Path, folder: Path) -> str:
-    """IoU before and after the demo's training."""
-    places: Command = ['--data', folder / 'demo-data', '--work-dir', folder / 'demo']
-    printed = run([interpreter, ROOT / 'tools' / 'demo.py', *places])
-    return ' → '.join(re.findall(r'^\| (?:zero-shot|with LoRA) \| ([\d.]+ %)', printed, re.MULTILINE))
+def demo_scores(interpreter: Path, folder: Path) -> tuple[str, bool]:
+    """IoU before and after the demo's training, and whether it came to its end."""
+    command: Command = [interpreter, ROOT / 'tools' / 'demo.py']
+    command += ['--data', folder / 'demo-data', '--work-dir', folder / 'demo']
+    print('$', *command, flush=True)
+    result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    print(result.stdout)
+    scores = re.findall(r'^\| (?:zero-shot|with LoRA) \| ([\d.]+ %)', result.stdout, re.MULTILINE)
+    return ('failed', False) if result.returncode else (' → '.join(scores), True)
 
 
 def versions(interpreter: Path, stack: str) -> list[str]:
@@ -107,18 +141,22 @@ def main() -> None:
     unknown = set(stacks) - set(EXTRAS)
     if unknown or (args.environment and len(stacks) > 1):
         parser.error(f'name stacks of {", ".join(EXTRAS)}, and one alone with --environment')
-    passed = []
+    all_passed = []
     for stack in stacks:
         folder = (args.environment or ROOT / f'.venv-{stack}').resolve()
         interpreter = install(stack, folder, args.python)
-        tests, all_passed = count_tests(interpreter, args.tests)
-        passed.append(all_passed)
-        demo = 'not run' if args.no_demo else demo_scores(interpreter, folder)
+        now = state(interpreter)
+        tests, passed = once(folder, now, f'tests {args.tests}', partial(count_tests, interpreter, args.tests))
+        all_passed.append(passed)
+        demo = 'not run'
+        if not args.no_demo:
+            demo, passed = once(folder, now, 'demo', partial(demo_scores, interpreter, folder))
+            all_passed.append(passed)
         cells = [stack, *versions(interpreter, stack), tests, demo, datetime.date.today().isoformat()]
         print(f'{stack}: {tests}; demo: {demo}')
         if not args.no_row:
             PAGE.write_text(write_row(PAGE.read_text(encoding='utf-8'), cells), encoding='utf-8')
-    sys.exit(0 if all(passed) else 1)
+    sys.exit(0 if all(all_passed) else 1)
 
 
 if __name__ == '__main__':
