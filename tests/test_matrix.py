@@ -41,11 +41,11 @@ def test_pins_are_those_of_the_constraints_file() -> None:
 def test_counts_are_pytests_own(tmp_path: Path) -> None:
     interpreter = tmp_path / 'python'
     interpreter.write_text(
-        '#!/bin/sh\necho "==== 1 failed, 20 passed, 3 deselected, 2 warnings in 1.5s ===="\nexit 1\n'
+        '#!/bin/sh\necho "= 1 failed, 20 passed, 3 deselected, 2 warnings in 1.5s ="; echo Could not import OneDL\nexit 1\n'
     )
     interpreter.chmod(0o755)
-    assert MATRIX.count_tests(interpreter, []) == ('1 failed, 20 passed', False)
-    assert MATRIX.count_tests(interpreter, ['a.py']) == ('1 failed, 20 passed (of a.py alone)', False)
+    assert MATRIX.count_tests(interpreter, tmp_path, []) == ('1 failed, 20 passed', False)
+    assert MATRIX.count_tests(interpreter, tmp_path, ['a.py']) == ('1 failed, 20 passed (of a.py alone)', False)
 
 
 def test_an_interrupted_call_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -58,6 +58,8 @@ def test_an_interrupted_call_goes_on_where_it_was(tmp_path: Path) -> None:
     assert MATRIX.once(tmp_path, 'old', 'demo', measure('failed', False)) == ('failed', False)
     assert MATRIX.once(tmp_path, 'old', 'tests', measure('run again', True)) == ('9 passed', True)
     assert MATRIX.once(tmp_path, 'old', 'demo', measure('1 % → 2 %', True)) == ('1 % → 2 %', True)
+    assert MATRIX.once(tmp_path, 'old', 'demo', None) == ('1 % → 2 %', True)
+    assert MATRIX.once(tmp_path, 'new', 'demo', None) == ('not run', True)
     assert MATRIX.once(tmp_path, 'new', 'tests', measure('8 passed', True)) == ('8 passed', True)
     assert MATRIX.once(tmp_path, 'new', 'demo', measure('run again', True)) == ('run again', True)
 
