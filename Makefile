@@ -68,7 +68,8 @@ test-all: lint ## The same with the slow tests.
 
 # Debian's Chromium; CHROMIUM=/path/to/chrome names another. Nothing is downloaded but packages.
 test-browser: install ## Run the tests of the page in a browser; installs Playwright, and Chromium where apt-get can.
-	@$(PIP) install -c constraints.txt -e '.[browser]' --no-build-isolation
+	@if grep -qs '^uv = ' $(VENV)/pyvenv.cfg; then uv pip install -q --python $(PY) -c constraints.txt -e '.[browser]'; \
+	else $(PIP) install -c constraints.txt -e '.[browser]' --no-build-isolation; fi
 	@if [ -z "$${CHROMIUM:-}" ] && ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium; \
 	fi

@@ -350,7 +350,8 @@ def test_disabled_leaves_nothing(tiny_config: Path, tmp_path: Path) -> None:
 def test_the_package_does_not_import_wandb() -> None:
     code = 'import sys, crack_plugin; print("wandb" in sys.modules)'
     printed = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
-    assert printed.stdout.split() == ['False']
+    # The onedl forks print a line of their own when they are imported.
+    assert printed.stdout.split()[-1:] == ['False']
 
 
 class Metric:
