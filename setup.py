@@ -33,7 +33,7 @@ HEIF = ['pillow-heif>=1.8.1']
 APP = ['starlette>=0.49.1', 'uvicorn>=0.35.0']
 EXPORT = ['onnx>=1.18.0', 'onnxruntime>=1.22.0', 'onnxscript>=0.7.0']
 # Tools with a command of their own, for who has no checkout: functions of `crack_plugin/__main__.py`.
-CONSOLE_TOOLS = ('train', 'test', 'predict', 'report', 'check')
+CONSOLE_TOOLS = ('train', 'test', 'predict', 'report', 'check', 'app')
 MIM_CONTENT = ('configs', 'tools', 'model-index.yml')
 
 

@@ -1,7 +1,7 @@
 """Runs a tool of this package without a checkout, or a script: ``python -m crack_plugin TOOL_OR_SCRIPT [ARGUMENTS]``.
 
 TOOL is a name from ``tools/``: ``python -m crack_plugin demo``. The most used have commands of their own
-(``crack-train``, ``crack-test``, ``crack-predict``, ``crack-report``, ``crack-check``).
+(``crack-train``, ``crack-test``, ``crack-predict``, ``crack-report``, ``crack-check``, ``crack-app``).
 
 SCRIPT.py is run with the plugin imported first: some of MMSegmentation's tools import ``mmseg.models`` before they read
 a config, which fails on mmcv-lite unless this package has been imported.
@@ -25,6 +25,7 @@ test = partial(run_tool, 'test')
 predict = partial(run_tool, 'predict')
 report = partial(run_tool, 'report')
 check = partial(run_tool, 'check_dataset')
+app = partial(run_tool, 'app')
 
 
 def main() -> None:

@@ -90,6 +90,7 @@ def console_scripts() -> dict[str, str]:
         ('crack-predict', 'predict.py'),
         ('crack-report', 'report.py'),
         ('crack-check', 'check_dataset.py'),
+        ('crack-app', 'app.py'),
     ],
 )
 def test_command_is_the_tool(

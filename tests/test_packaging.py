@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import urllib.request
 from distutils.core import run_setup
 from importlib import metadata
 from pathlib import Path
@@ -244,6 +245,25 @@ def test_installed_package_predicts_in_an_empty_folder(
     run([*program, *options], cwd=empty_folder, PYTHONPATH=str(site_packages), HF_HUB_OFFLINE='1')
     mask = cv2.imread(str(empty_folder / 'out' / 'masks' / 'photo.png'), cv2.IMREAD_UNCHANGED) > 0
     assert iou_with_truth(mask, empty_folder) > 0.3
+
+
+@pytest.mark.slow
+def test_installed_package_serves_its_page(site_packages: Path, empty_folder: Path) -> None:
+    """By its command, with the tiny SAM 3 and all files that the browser asks for."""
+    program = [sys.executable, str(site_packages / 'bin' / 'crack-app'), '--port', '0', '--device', 'cpu']
+    environment = os.environ | {'PYTHONPATH': str(site_packages), 'HF_HUB_OFFLINE': '1', 'TMPDIR': str(empty_folder)}
+    with subprocess.Popen(program, cwd=empty_folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            opened = next(line for line in process.stdout if line.startswith('Open http://'))
+            address = opened.split()[1]
+            for file in (ROOT / 'crack_plugin' / 'app' / 'static-files').iterdir():
+                with urllib.request.urlopen(f'{address}/static/{file.name}') as answer:
+                    assert answer.read() == file.read_bytes()
+            with urllib.request.urlopen(address) as answer:
+                assert b'<h1>Find cracks</h1>' in answer.read()
+        finally:
+            process.terminate()
 
 
 @pytest.mark.slow

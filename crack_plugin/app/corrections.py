@@ -71,10 +71,12 @@ def save(
         write_mask(_mask_of(dataset, target), photograph.labels(threshold), 1)
     # All that are there: a COCO file, and a list of training images, are of all photographs.
     write_preannotations(_annotated(dataset), dataset, formats, [class_name], overwrite=True)
-    count_saved = '1 photograph' if len(photographs) == 1 else f'{len(photographs)} photographs'
+    saved, there = (
+        '1 photograph' if number == 1 else f'{number} photographs' for number in (len(targets), count(dataset))
+    )
     return [
-        f'{count_saved} saved',
-        f'{count(dataset)} are now in {dataset}',
+        f'{saved} saved',
+        f'{dataset} has {there}',
         f'data_root for tools/train.py: {yolo_folder(dataset)}',
     ]
 

@@ -56,7 +56,9 @@ class Models:
     Attributes:
         prompt: That of the config.
         threshold: Of the model, once it is loaded.
-        image_size: Side in pixels of what the model sees at once, likewise.
+        in_windows: Whether the config has photographs predicted in windows.
+        window: Their side in pixels; of a config without, that of what the model sees at once. Of a loaded model.
+        step: From window to window in pixels, likewise.
 
     Raises:
         AppError: The config has another model, or several classes.
@@ -76,7 +78,8 @@ class Models:
         if len(prompts) != 1:
             raise AppError(f'{config.filename}: the page looks for one class, and model.prompts has {len(prompts)}.')
         self.config, self.prompt = config, prompts[0]
-        self.threshold, self.image_size = 0.5, 1008
+        self.threshold, self.window, self.step = 0.5, 1008, 756
+        self.in_windows = (config.model.get('test_cfg') or {}).get('mode') == 'slide'
         self.trainings, self._device = trainings, device
         self._given: list[Weights] = []
         adapter = adapter or (None if checkpoint else config.model.get('adapter'))
@@ -94,7 +97,11 @@ class Models:
         """
         predictor = self.predictor(self._given[0].key, self.prompt)
         self.threshold = predictor.threshold or self.threshold
-        self.image_size = int(predictor.model.image_size)
+        self.window = int(predictor.model.image_size)
+        self.step = round(3 * self.window / 4)
+        if self.in_windows:
+            windows = self.config.model.test_cfg
+            self.window, self.step = max(windows.crop_size), min(windows.stride)
 
     def choices(self) -> list[Weights]:
         """The weights there are: those that it was started with first, then zero-shot, then what was trained here."""

@@ -155,8 +155,11 @@ class _Page:
             {
                 'prompt': models.prompt,
                 'threshold': models.threshold,
-                'window': models.image_size,
-                'severities': list(PROFILES),
+                'in_windows': models.in_windows,
+                'window': models.window,
+                'step': models.step,
+                # The source up to its first comma is its name.
+                'severities': [{'key': key, 'name': each.source.partition(',')[0]} for key, each in PROFILES.items()],
                 'examples': len(self._parts.examples),
                 'upload_bytes': limits.upload_bytes,
                 'limits': (

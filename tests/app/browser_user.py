@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).parents[2]
 SECONDS = 90
 """For what takes one on an idle machine."""
@@ -46,10 +48,12 @@ class User:
     """Someone with the page open; all that the browser asks for is noted."""
 
     def __init__(self, browser: Any, address: str, **options: Any) -> None:
+        self.address = address
         self.context = browser.new_context(viewport={'width': 1280, 'height': 900}, **options)
         self.context.set_default_timeout(1000 * SECONDS)
         self.asked: list[str] = []
         self.faults: list[str] = []
+        self.devtools: Any = None
         self.context.on('request', lambda request: self.asked.append(request.url))
         self.page = self.context.new_page()
         self.page.on('pageerror', lambda error: self.faults.append(str(error)))
@@ -61,6 +65,10 @@ class User:
         there = self.page.locator('#photographs li').count()
         self.page.set_input_files('#files', [str(file) for file in files])
         self.page.wait_for_selector(f'#photographs li:nth-child({there + len(files)})')
+
+    def tool(self, name: str) -> None:
+        """Choose what the mouse does, by the word on its button."""
+        self.page.click(f'#tools span:text-is("{name}")')
 
     def find(self) -> None:
         """Find cracks, and wait until the table has them."""
@@ -117,6 +125,27 @@ class User:
                 [x, y],
             )
         )
+
+    def of_first(self, path: str) -> np.ndarray:
+        """What the server has of the photograph that was uploaded first, in bytes."""
+        session = self.page.evaluate("sessionStorage.getItem('session')")
+        address = f'{self.address}/sessions/{session}/photographs/1/{path}'
+        return np.frombuffer(self.context.request.get(address).body(), np.uint8)
+
+    def drag(self, start: tuple[int, int], end: tuple[int, int]) -> None:
+        """Draw a line with the mouse, between pixels of a photograph."""
+        mouse = self.page.mouse
+        mouse.move(*self.place(*start))
+        mouse.down()
+        mouse.move(*self.place(*end), steps=8)
+        mouse.up()
+
+    def touch(self, kind: str, *places: tuple[float, float]) -> None:
+        """Put fingers on places of the screen, move or lift them."""
+        points = [{'x': x, 'y': y, 'id': number} for number, (x, y) in enumerate(places)]
+        # Fingers are of a session.
+        self.devtools = self.devtools or self.context.new_cdp_session(self.page)
+        self.devtools.send('Input.dispatchTouchEvent', {'type': kind, 'touchPoints': points})
 
     def close(self) -> None:
         self.context.close()

@@ -124,11 +124,14 @@ def test_broken_file_is_told_and_the_others_stay(user: User, photographs: list[P
     user.page.set_input_files('#files', [str(broken)])
     user.page.wait_for_selector('#message:has-text("image broken.jpg cannot be decoded")')
     assert user.page.locator('#photographs li').count() == 1
+    user.page.locator('#train').scroll_into_view_if_needed()
+    box = user.page.locator('#message').bounding_box()
+    assert 0 <= box['y'] < 100
     user.page.click('#message-close')
     assert user.page.locator('#message').is_hidden()
 
 
-def test_browser_and_server_decide_alike(user: User, photographs: list[Path], server: Server) -> None:
+def test_browser_and_server_decide_alike(user: User, photographs: list[Path]) -> None:
     """Thresholds, and strokes of the brush."""
     user.upload(photographs[0])
     user.find()
@@ -141,12 +144,9 @@ def test_browser_and_server_decide_alike(user: User, photographs: list[Path], se
     assert same == [cut(number / 100) for number in range(1, 100)]
     for threshold in (0.3, 0.5):
         user.threshold(threshold)
-        session = user.page.evaluate("sessionStorage.getItem('session')")
-        address = f'{server.address}/sessions/{session}/photographs/1'
-        probability = np.frombuffer(user.context.request.get(f'{address}/maps/now').body(), np.uint8)
-        mask = user.context.request.get(f'{address}/files/mask.png?threshold={threshold}').body()
-        labels = cv2.imdecode(np.frombuffer(mask, np.uint8), cv2.IMREAD_UNCHANGED)
-        np.testing.assert_array_equal(probability.reshape(320, 448) > cut(threshold), labels == 255)
+        probability = user.of_first('maps/now').reshape(320, 448)
+        labels = cv2.imdecode(user.of_first(f'files/mask.png?threshold={threshold}'), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(probability > cut(threshold), labels == 255)
 
 
 def test_windows_have_progress_and_are_cancelled(user: User, tmp_path: Path) -> None:
@@ -179,7 +179,8 @@ def test_scale_by_two_clicks_by_keyboard_and_typed(user: User, photographs: list
     page = user.page
     user.upload(photographs[0])
     user.find()
-    page.select_option('#tool', 'scale')
+    user.tool('Measure')
+    assert 'one end of something' in page.inner_text('#hint')
     for x in (48, 368):
         page.mouse.click(*user.place(x, 200))
     page.fill('#length', '160')
@@ -205,22 +206,61 @@ def test_scale_by_two_clicks_by_keyboard_and_typed(user: User, photographs: list
     assert page.evaluate('document.activeElement.id') == 'length'
     page.keyboard.type('50')
     page.keyboard.press('Enter')
-    page.wait_for_selector('#scale-text:has-text("mm a pixel")')
-    assert page.inner_text('#scale-text') != told
+    page.wait_for_selector(f'#scale-text:has-text("mm a pixel"):not(:has-text("{told}"))')
 
     page.fill('#mm', '0.25')
     page.click('#scale-typed button')
     page.wait_for_selector('#scale-text:has-text("0.25 mm a pixel")')
 
 
-def test_row_shows_its_crack(user: User, photographs: list[Path]) -> None:
+def test_row_shows_its_crack_in_any_view(user: User, photographs: list[Path]) -> None:
     user.upload(photographs[0])
     user.find()
     before = user.page.locator('#canvas').screenshot()
-    user.page.locator('#cracks tr button').first.press('Enter')
-    user.page.wait_for_selector('#cracks tr.shown')
+    user.page.locator('#cracks tr button').first.press('ArrowDown')
+    user.page.keyboard.press('Enter')
+    user.page.wait_for_selector('#cracks tr:nth-child(2).shown')
     user.page.wait_for_timeout(500)
     assert user.page.locator('#canvas').screenshot() != before
+    user.page.select_option('#view', 'width')
+    user.page.wait_for_selector('#legend-high:has-text("px")')
+    assert user.page.locator('#cracks tr.shown').count() == 1
+
+
+def test_row_brings_the_picture_to_a_narrow_screen(user: User, photographs: list[Path]) -> None:
+    user.page.set_viewport_size({'width': 390, 'height': 844})
+    user.upload(photographs[0])
+    user.find()
+    user.page.locator('#cracks tr button').last.click()
+    user.page.wait_for_selector('#cracks tr.shown')
+    assert user.page.locator('#stage').bounding_box()['y'] >= 0
+
+
+def test_photographs_are_chosen_with_the_keyboard(user: User, photographs: list[Path]) -> None:
+    user.upload(*photographs)
+    user.page.locator('#photographs button[aria-pressed]').first.focus()
+    user.page.keyboard.press('Enter')
+    user.page.wait_for_selector('#photographs li:first-child [aria-pressed=true]')
+    assert user.page.evaluate('document.activeElement.textContent').startswith('pier 1.png')
+
+
+def test_two_fingers_zoom_and_do_not_paint(browser: Any, server: Server, photographs: list[Path]) -> None:
+    user = User(browser, server.address, has_touch=True)
+    user.upload(photographs[0])
+    user.find()
+    user.tool('Mark')
+    first, second, apart = (user.place(x, 160) for x in (150, 250, 400))
+    user.touch('touchStart', first)
+    user.touch('touchStart', first, second)
+    user.touch('touchMove', first, apart)
+    user.touch('touchEnd')
+    assert user.page.is_disabled('#undo')
+    # One finger does paint.
+    user.touch('touchStart', first)
+    user.touch('touchMove', second)
+    user.touch('touchEnd')
+    user.page.wait_for_selector('#photographs:has-text("corrected")')
+    user.close()
 
 
 def test_widths_and_uncertainty_have_a_legend(user: User, photographs: list[Path]) -> None:
@@ -239,25 +279,18 @@ def test_correct_save_train_and_choose_the_adapter(user: User, photographs: list
     page = user.page
     user.upload(photographs[1])
     user.find()
-    page.select_option('#tool', 'brush')
+    user.tool('Mark')
     page.fill('#radius', '6')
-    drag(user, (40, 300), (400, 300))
+    user.drag((40, 300), (400, 300))
     page.wait_for_selector('#photographs:has-text("corrected")')
-    drag(user, (40, 20), (400, 20))
+    user.drag((40, 20), (400, 20))
     page.click('#undo')
-    page.select_option('#tool', 'eraser')
-    drag(user, (200, 280), (200, 318))
-    # What the browser shows is what the server has.
-    page.wait_for_timeout(1000)
-    page.wait_for_load_state('networkidle')
-    shown = page.evaluate(
-        """async () => {
-            const key = sessionStorage.getItem('session');
-            const answer = await fetch(`/sessions/${key}/photographs/1/corrections`);
-            return Array.from(new Uint8Array(await answer.arrayBuffer()));
-        }"""
-    )
-    corrections = np.array(shown, np.uint8).reshape(320, 448)
+    user.tool('Erase')
+    user.drag((200, 280), (200, 318))
+    # What the browser shows is what the server has, soon after.
+    end = time.monotonic() + SECONDS
+    while not ((corrections := user.of_first('corrections').reshape(320, 448)) == 2).any():
+        assert time.monotonic() < end
     assert (corrections[300, 60:180] == 1).all() and (corrections[300, 220:380] == 1).all()
     assert (corrections[285:315, 200] == 2).all()
     assert not corrections[:260].any()
@@ -341,6 +374,7 @@ def test_twelve_megapixels_are_painted_at_once(user: User, tmp_path: Path) -> No
     cv2.line(tile, (100, 200), (3900, 2800), (20, 20, 20), 12)
     cv2.imwrite(str(file), tile)
     user.upload(file)
+    user.page.check('input[value=whole]')
     user.find()
     times = user.page.evaluate(
         """async () => {
@@ -414,12 +448,3 @@ def test_token_is_asked_for_and_leaving_deletes(browser: Any, tmp_path: Path, ph
         time.sleep(0.2)
     context.close()
     server.close()
-
-
-def drag(user: User, start: tuple[int, int], end: tuple[int, int]) -> None:
-    """Draw a line with the mouse."""
-    mouse = user.page.mouse
-    mouse.move(*user.place(*start))
-    mouse.down()
-    mouse.move(*user.place(*end), steps=8)
-    mouse.up()

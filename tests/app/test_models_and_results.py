@@ -70,6 +70,17 @@ def test_config_of_several_classes_or_another_model_is_refused(trained: dict[str
         Models(config, None, None, tmp_path)
 
 
+def test_page_begins_with_the_windows_of_the_config(trained: dict[str, Path], tmp_path: Path) -> None:
+    config = Config.fromfile(trained['config'])
+    whole = Models(config, None, None, tmp_path, 'cpu')
+    whole.load()
+    assert not whole.in_windows and whole.step < whole.window == whole.predictor(ZERO_SHOT, 'crack').model.image_size
+    config.model.test_cfg = {'mode': 'slide', 'crop_size': (40, 48), 'stride': (30, 20)}
+    windows = Models(config, None, None, tmp_path, 'cpu')
+    windows.load()
+    assert (windows.in_windows, windows.window, windows.step) == (True, 48, 20)
+
+
 def test_weights_to_choose(models: Models, tmp_path: Path) -> None:
     assert [weights.key for weights in models.choices()] == [GIVEN, ZERO_SHOT]
     for epoch in (2, 10):

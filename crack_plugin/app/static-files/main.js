@@ -2,11 +2,13 @@
 
 import * as api from './api.js';
 import { Cracks } from './cracks.js';
+import { Tools } from './tools.js';
 import { Training } from './training.js';
 import { View } from './view.js';
 
 const $ = (id) => document.getElementById(id);
 const view = new View($('canvas'));
+const downloads = document.querySelectorAll('#downloads button');
 const POLL = 400;
 const IDLE_POLL = 20000;
 const BUSY = ['waiting', 'running'];
@@ -15,8 +17,11 @@ let facts = null;
 let state = { photographs: [], job: null, training: null, weights: [] };
 let shown = null;
 let loaded = '';
+// Whether what the server has is to be asked for again soon.
+let isStale = false;
 // What was painted and is not sent yet: the photograph may be another one by then.
 let unsent = null;
+let sending = null;
 let keeping = 0;
 
 // --- messages
@@ -42,6 +47,10 @@ function attempt(action) {
 addEventListener('unhandledrejection', (event) => tell(`The page has a fault: ${event.reason?.message ?? event.reason}`));
 
 const cracks = new Cracks(view, attempt);
+const tools = new Tools(view, () => {
+  view.undo();
+  keepSoon();
+});
 const training = new Training(attempt, (key) => {
   $('weights').value = key;
   tell('');
@@ -65,7 +74,7 @@ async function refresh() {
   } finally {
     const isBusy = BUSY.includes(state.job?.state) || state.training?.state === 'running';
     clearTimeout(timer);
-    timer = setTimeout(attempt(refresh), isBusy ? POLL : IDLE_POLL);
+    timer = setTimeout(attempt(refresh), isBusy || isStale ? POLL : IDLE_POLL);
   }
 }
 
@@ -116,16 +125,37 @@ function showPhotographs() {
   const list = $('photographs');
   // A button that has the focus is not taken away while nothing has changed.
   const text = (nodes) => [...nodes].map((node) => node.outerHTML).join();
-  if (text(items) !== text(list.children)) list.replaceChildren(...items);
+  if (text(items) !== text(list.children)) {
+    const focused = [...list.querySelectorAll('button')].indexOf(document.activeElement);
+    list.replaceChildren(...items);
+    if (focused >= 0) ([...list.querySelectorAll('button')][focused] ?? $('files')).focus({ preventScroll: true });
+    const chosen = list.querySelector('[aria-pressed=true]');
+    if (chosen && list.dataset.shown !== String(shown)) {
+      // The list alone, and not the page.
+      list.scrollTop = chosen.offsetTop - list.offsetTop - list.clientHeight / 2;
+      list.dataset.shown = shown;
+    }
+  }
+  showDownloads();
+}
+
+function showDownloads() {
+  const there = { file: Boolean(current()?.predicted.now), result: state.photographs.some(isLookedAt) };
+  for (const button of downloads) button.disabled = !(button.dataset.file ? there.file : there.result);
+  $('downloads-text').hidden = there.result;
 }
 
 function showJob() {
   const { job } = state;
   const isBusy = BUSY.includes(job?.state);
+  // On a narrow screen the picture is below: whoever has waited beside the button sees it now.
+  if (!isBusy && !$('job').hidden && isOnScreen($('find'))) $('stage').scrollIntoView({ block: 'nearest' });
+  const isStarted = isBusy && $('job').hidden;
   $('job').hidden = !isBusy;
+  if (isStarted) $('job').scrollIntoView({ block: 'nearest' });
   $('find').disabled = isBusy;
   if (!job) return;
-  const windows = job.all_windows ? `, window ${job.windows} of ${job.all_windows}` : '';
+  const windows = job.all_windows > 1 ? `, window ${job.windows} of ${job.all_windows}` : '';
   const text = job.state === 'waiting' ? 'Waiting for others' : `${job.name}${windows}`;
   if ($('job-text').textContent !== text) $('job-text').textContent = text;
   $('progress').value = job.fraction;
@@ -134,20 +164,31 @@ function showJob() {
 }
 
 const current = () => state.photographs.find(({ id }) => id === shown) ?? null;
+const isLookedAt = (photograph) => Boolean(photograph.predicted.now);
+
+function isOnScreen(element) {
+  const { top, bottom } = element.getBoundingClientRect();
+  return bottom > 0 && top < innerHeight;
+}
 
 // Load what is shown, unless it is there already.
 async function showPicture() {
   const photograph = current();
+  isStale = false;
   $('empty').hidden = Boolean(photograph);
   const isNew = !photograph || loaded.split(' ')[0] !== String(photograph.id);
   const wanted = photograph ? `${photograph.id} ${photograph.predicted.now ? photograph.version : 0}` : '';
   if (wanted === loaded) return;
+  const former = loaded;
   loaded = wanted;
   if (isNew) {
     view.clear();
     cracks.clear();
   }
-  if (!photograph) return;
+  if (!photograph) {
+    tools.show();
+    return;
+  }
   const path = `/photographs/${photograph.id}`;
   if (isNew) {
     const blob = await (await api.ask(api.at(`${path}/picture`))).blob();
@@ -162,11 +203,18 @@ async function showPicture() {
     ]);
     const before = photograph.predicted.before ? await api.bytes(`${path}/maps/before`) : null;
     if (shown !== photograph.id) return;
+    if (!isNew && (unsent || sending || view.stroke)) {
+      // Painted while this was on its way: it is asked for again when what was painted is sent.
+      loaded = former;
+      isStale = true;
+      return;
+    }
     view.setMap(probability.values, corrections.values);
     view.setBefore(before?.values ?? null);
   }
   showSplit(photograph);
   $('undo').disabled = true;
+  tools.show();
   cracks.show(photograph);
 }
 
@@ -181,11 +229,21 @@ function showSplit(photograph) {
 // --- photographs
 
 async function upload(files) {
+  try {
+    await addEach(files);
+  } finally {
+    $('upload-text').textContent = '';
+  }
+}
+
+async function addEach(files) {
   await keep();
   const refused = [];
-  for (const file of files) {
+  for (const [number, file] of files.entries()) {
+    $('upload-text').textContent = `Adding ${number + 1} of ${files.length}: ${file.name}`;
     if (file.size > facts.upload_bytes) {
-      refused.push(`${file.name} is larger than is allowed here.`);
+      const most = `${Math.floor(facts.upload_bytes / 2 ** 20)} MB`;
+      refused.push(`${file.name} is larger than the ${most} that are allowed here. Save it as JPEG, or cut it.`);
       continue;
     }
     const address = api.at(`/photographs?name=${encodeURIComponent(file.name)}`);
@@ -227,11 +285,10 @@ addEventListener('drop', attempt(async (event) => {
 // --- finding cracks
 
 const inWindows = () => document.querySelector('input[name=mode]:checked').value === 'windows';
-for (const radio of document.querySelectorAll('input[name=mode]')) {
-  radio.onchange = () => {
-    $('windows').hidden = !inWindows();
-  };
-}
+const showWindows = () => {
+  $('windows').hidden = !inWindows();
+};
+for (const radio of document.querySelectorAll('input[name=mode]')) radio.onchange = showWindows;
 
 $('predict').onsubmit = attempt(async (event) => {
   event.preventDefault();
@@ -265,17 +322,6 @@ $('view').onchange = () => {
   view.set({ kind: $('view').value });
   cracks.rest();
 };
-$('tool').onchange = () => {
-  const tool = $('tool').value;
-  view.set({ tool, points: tool === 'scale' ? view.points : [] });
-  $('scale-measured').hidden = tool !== 'scale' || view.points.length < 2;
-  if (tool !== 'move' && tool !== 'scale' && !view.now) tell('Press "Find cracks" first: there is nothing to correct yet.');
-};
-$('radius').oninput = () => view.set({ radius: Math.min(Math.max($('radius').valueAsNumber || 0, 0), 200) });
-$('zoom-in').onclick = () => view.zoom(1.5);
-$('zoom-out').onclick = () => view.zoom(1 / 1.5);
-$('fit').onclick = () => view.fit();
-$('full').onclick = () => view.full();
 
 // --- corrections
 
@@ -288,7 +334,18 @@ function keepSoon() {
 
 async function keep() {
   clearTimeout(keeping);
+  // What went wrong with it is told where it was asked for.
+  while (sending) await sending.catch(() => {});
   if (!unsent) return;
+  sending = sendCorrections();
+  try {
+    await sending;
+  } finally {
+    sending = null;
+  }
+}
+
+async function sendCorrections() {
   const { id, corrections } = unsent;
   unsent = null;
   const body = corrections.slice();
@@ -298,21 +355,17 @@ async function keep() {
   Object.assign(photograph, told);
   showPhotographs();
   if (id !== shown) return;
-  // What is on the screen is what was sent.
-  loaded = `${id} ${photograph.version}`;
+  // What is on the screen is what was sent, unless it was predicted anew in between.
+  if (loaded === `${id} ${photograph.version - 1}`) loaded = `${id} ${photograph.version}`;
   cracks.show(photograph);
 }
 
 view.onStroke = keepSoon;
-$('undo').onclick = () => {
-  view.undo();
-  keepSoon();
-};
 
 $('save').onsubmit = attempt(async (event) => {
   event.preventDefault();
   await keep();
-  const chosen = state.photographs.filter((each) => each.predicted.now && each.is_corrected).map(({ id }) => id);
+  const chosen = state.photographs.filter((each) => isLookedAt(each) && each.is_corrected).map(({ id }) => id);
   if ($('save-this').checked && current()?.predicted.now && !chosen.includes(shown)) chosen.push(shown);
   const body = { dataset: $('dataset').value, threshold: view.threshold, photographs: chosen };
   const { lines } = await api.send('/dataset', body);
@@ -330,12 +383,6 @@ $('train').onsubmit = attempt(async (event) => {
 
 // --- scale
 
-view.onPoints = (points) => {
-  $('scale-measured').hidden = points.length < 2;
-  $('scale-text').textContent = points.length < 2 ? 'Now the other end.' : '';
-  if (points.length === 2) $('length').focus();
-};
-
 async function setScale(body) {
   const photograph = current();
   if (!photograph) {
@@ -344,7 +391,7 @@ async function setScale(body) {
   }
   await api.send(`/photographs/${photograph.id}/scale`, { ...body, for_all: $('for-all').checked });
   view.set({ points: [] });
-  $('scale-measured').hidden = true;
+  tools.show();
   await refresh();
   cracks.show(current());
 }
@@ -360,20 +407,16 @@ $('scale-measured').onsubmit = attempt(async (event) => {
 
 // --- downloads
 
-for (const button of document.querySelectorAll('#downloads button')) {
+for (const button of downloads) {
   button.onclick = attempt(async () => {
     await keep();
     const { file, result } = button.dataset;
-    if (file && !current()) {
-      tell('Add a photograph first.');
-      return;
-    }
     const path = file ? `/photographs/${shown}/files/${file}` : `/results/${result}`;
     button.disabled = true;
     try {
       await api.download(`${path}?${cracks.query()}`);
     } finally {
-      button.disabled = false;
+      showDownloads();
     }
   });
 }
@@ -385,12 +428,14 @@ await attempt(async () => {
   $('limits').textContent = facts.limits;
   $('prompt').value = facts.prompt;
   $('window').value = facts.window;
-  $('step').value = Math.round((3 * facts.window) / 4);
+  $('step').value = facts.step;
+  document.querySelector(`input[value=${facts.in_windows ? 'windows' : 'whole'}]`).checked = true;
+  showWindows();
   $('threshold').value = facts.threshold;
   $('threshold-value').textContent = facts.threshold.toFixed(2);
   view.set({ threshold: facts.threshold });
   $('examples').hidden = !facts.examples;
-  $('severity').append(...facts.severities.map((name) => new Option(name, name)));
+  $('severity').append(...facts.severities.map(({ key, name }) => new Option(name, key)));
   await refresh();
   document.body.dataset.ready = 'true';
 })();

@@ -24,7 +24,10 @@ export class Training {
     const { name, state, epochs, rows, error } = training;
     this.key = `trained/${name}`;
     const epoch = rows.at(-1)?.epoch ?? 0;
-    const text = `${ENDS[state]}: ${name}, epoch ${epoch} of ${epochs}${error ? `. ${error}` : ''}`;
+    const last = (key) => rows.findLast((row) => Number.isFinite(row[key]))?.[key].toFixed(3);
+    const scores = [['loss', last('loss')], ['IoU', last('iou')]].filter(([, value]) => value);
+    const told = scores.map(([label, value]) => `, ${label} ${value}`).join('');
+    const text = `${ENDS[state]}: ${name}, epoch ${epoch} of ${epochs}${told}${error ? `. ${error}` : ''}`;
     if ($('training-text').textContent !== text) $('training-text').textContent = text;
     $('stop-training').hidden = state !== 'running';
     $('use-trained').hidden = state === 'running' || !weights.some(({ key }) => key === this.key);
@@ -37,13 +40,13 @@ function draw(rows, epochs) {
   const highest = Math.max(1, ...known.map(({ loss }) => loss));
   const x = (epoch) => EDGE + ((WIDTH - 2 * EDGE) * (epoch - 1)) / Math.max(1, epochs - 1);
   const y = (value) => HEIGHT - EDGE - (HEIGHT - 2 * EDGE) * (value / highest);
-  const parts = [];
+  const parts = [shape('path', { class: 'axes', d: `M${EDGE},${EDGE}V${y(0)}H${WIDTH - EDGE}` })];
   for (const [name, key] of [['loss', 'loss'], ['iou', 'iou']]) {
     const places = rows.filter((row) => Number.isFinite(row[key])).map((row) => [x(row.epoch), y(row[key])]);
     parts.push(shape('polyline', { class: name, points: places.join(' ') }));
     parts.push(...places.map(([cx, cy]) => shape('circle', { class: name, cx, cy, r: 2.5 })));
   }
-  for (const [text, tx, ty] of [[highest.toFixed(1), 2, EDGE], ['0', 2, HEIGHT - EDGE], [epochs, WIDTH - 18, HEIGHT - 4]]) {
+  for (const [text, tx, ty] of [[highest.toFixed(1), 1, EDGE], ['0', 8, y(0)], ['1', EDGE, HEIGHT - 4], [`epoch ${epochs}`, WIDTH - 50, HEIGHT - 4]]) {
     const label = shape('text', { x: tx, y: ty });
     label.textContent = text;
     parts.push(label);

@@ -4,6 +4,8 @@ import { CRACK, DOUBTS, MARKED, Pyramid, WIDTHS, colors, corrected, coverage, cu
 
 const ALPHA = 0.6;
 const LARGEST = 32;
+// A click whose mouse or finger moves by less, in pixels of CSS, is still one.
+const CLICK = 6;
 const widthColors = colors(WIDTHS);
 const doubtColors = colors(DOUBTS);
 
@@ -21,6 +23,8 @@ export class View {
     this.split = 0.5;
     this.points = [];
     this.keyboard = false;
+    // That is being painted.
+    this.stroke = null;
     this.onPoints = () => {};
     this.onStroke = () => {};
     this.clear();
@@ -29,8 +33,8 @@ export class View {
   }
 
   clear() {
-    Object.assign(this, { picture: null, now: null, raw: null, before: null, widths: null, strokes: [], box: null });
-    Object.assign(this, { kept: null, corrections: null, width: 0, height: 0, points: [], isFitted: true });
+    Object.assign(this, { picture: null, now: null, raw: null, before: null, widths: null, strokes: [], stroke: null });
+    Object.assign(this, { kept: null, corrections: null, width: 0, height: 0, points: [], box: null, isFitted: true });
     this.draw(true);
   }
 
@@ -253,6 +257,17 @@ export class View {
     for (const [style, width] of [['#fff', 3], ['#111', 1]]) {
       this.line([[x, area.y], [x, area.y + area.height]], style, width);
     }
+    const { context, ratio } = this;
+    context.font = `${13 * ratio}px system-ui, sans-serif`;
+    context.textBaseline = 'top';
+    for (const [text, side] of [['before', -1], ['after', 1]]) {
+      const width = context.measureText(text).width + 12 * ratio;
+      const left = side < 0 ? x - width - 6 * ratio : x + 6 * ratio;
+      context.fillStyle = '#1d1d1d';
+      context.fillRect(left, area.y + 6 * ratio, width, 22 * ratio);
+      context.fillStyle = '#fff';
+      context.fillText(text, left + 6 * ratio, area.y + 10 * ratio);
+    }
   }
 
   drawMarks() {
@@ -300,7 +315,8 @@ export class View {
   listen() {
     const { canvas } = this;
     const fingers = new Map();
-    let stroke = null;
+    // Where a click began that may become a drag.
+    let click = null;
     const place = (event) => {
       const box = canvas.getBoundingClientRect();
       return [(event.clientX - box.left) * this.ratio, (event.clientY - box.top) * this.ratio];
@@ -310,12 +326,15 @@ export class View {
       canvas.setPointerCapture(event.pointerId);
       this.keyboard = false;
       fingers.set(event.pointerId, place(event));
+      click = null;
       if (fingers.size > 1) {
-        stroke = null;
+        // The first of two fingers that zoom was no brush.
+        if (this.stroke) this.undo();
+        this.stroke = null;
       } else if (this.tool === 'scale') {
-        this.addPoint(this.pixel(...place(event)));
+        click = place(event);
       } else if (this.isPainting) {
-        stroke = this.begin(this.pixel(...place(event)));
+        this.stroke = this.begin(this.pixel(...place(event)));
       }
     });
     canvas.addEventListener('pointermove', (event) => {
@@ -326,17 +345,23 @@ export class View {
       if (other) {
         const far = (one) => Math.max(1, Math.hypot(one[0] - other[0], one[1] - other[1]));
         this.zoom(far(now) / far(former), ...other);
-      } else if (stroke) {
-        this.extend(stroke, this.pixel(...now));
-      } else if (this.tool === 'move') {
+      } else if (this.stroke) {
+        this.extend(this.stroke, this.pixel(...now));
+      } else if (click && Math.hypot(now[0] - click[0], now[1] - click[1]) < CLICK * this.ratio) {
+        fingers.set(event.pointerId, former);
+      } else if (this.tool === 'move' || this.tool === 'scale') {
+        click = null;
         this.move(now[0] - former[0], now[1] - former[1]);
       }
     });
     for (const name of ['pointerup', 'pointercancel']) {
       canvas.addEventListener(name, (event) => {
         fingers.delete(event.pointerId);
+        if (click && name === 'pointerup') this.addPoint(this.pixel(...click));
+        click = null;
+        const { stroke } = this;
+        this.stroke = null;
         if (stroke) this.onStroke();
-        stroke = null;
       });
     }
     canvas.addEventListener('wheel', (event) => {
@@ -349,7 +374,7 @@ export class View {
 
   key(event) {
     if (!this.picture) return;
-    const step = 40 * this.ratio;
+    const step = (event.shiftKey ? 4 : 40) * this.ratio;
     const moves = { ArrowLeft: [step, 0], ArrowRight: [-step, 0], ArrowUp: [0, step], ArrowDown: [0, -step] };
     this.keyboard = true;
     if (moves[event.key]) this.move(...moves[event.key]);
