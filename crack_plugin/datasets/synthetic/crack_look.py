@@ -179,7 +179,7 @@ def _shade_filled(rng: np.random.Generator, scene: Scene, alpha: np.ndarray, wid
     if brightest < level < 1.3 or (width < _WIDE and rng.random() < 0.6):
         colour = colour * rng.uniform(0.75 * brightest, brightest) / level
     grain = 1 + rng.uniform(0, 0.15) * fine_grain(rng, scene.size, log_uniform(rng, 0.6, 2))
-    worn = np.clip(alpha * rng.uniform(0.8, 1.1), 0, 1)
+    worn: np.ndarray = np.clip(alpha * rng.uniform(0.8, 1.1), 0, 1)
     if rng.random() < 0.5:
         worn = cv2.GaussianBlur(worn, (0, 0), rng.uniform(0.4, 1.2))
     if width > _WIDE:
