@@ -1,5 +1,7 @@
 """Connected cracks of an image in bands, against those of scipy on the whole image."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -38,18 +40,19 @@ def test_cracks_do_not_depend_on_the_bands(seed: int) -> None:
         np.testing.assert_array_equal(crack.mask(Box(5, 7, 12, 30)), window[5:12, 7:30])
 
 
+def _bands(image: np.ndarray, seen: list[int]) -> Iterator[Band]:
+    """Ten rows at a time; ``seen`` gets the first row of each band that is asked for."""
+    for start in range(0, len(image), 10):
+        seen.append(start)
+        yield Band(image[start : start + 10])
+
+
 def test_a_crack_comes_as_soon_as_it_is_complete() -> None:
     image = np.zeros((40, 10), np.uint8)
     image[2:15, 3] = 1
     image[5:35, 7] = 1
-    seen = []
-
-    def bands():
-        for start in range(0, 40, 10):
-            seen.append(start)
-            yield Band(image[start : start + 10])
-
-    cracks = join_bands(bands())
+    seen: list[int] = []
+    cracks = join_bands(_bands(image, seen))
     assert next(cracks).area == 13
     assert seen == [0, 10]
     assert next(cracks).area == 30
@@ -62,14 +65,8 @@ def test_cracks_in_order_wait_for_those_that_begin_before_them_alone() -> None:
     image[4:35, 3] = 1
     image[6:8, 5] = 1
     image[33:50, 7] = 1
-    seen = []
-
-    def bands():
-        for start in range(0, 60, 10):
-            seen.append(start)
-            yield Band(image[start : start + 10])
-
-    cracks = [(crack.area, seen[-1]) for crack in cracks_in_order(bands())]
+    seen: list[int] = []
+    cracks = [(crack.area, seen[-1]) for crack in cracks_in_order(_bands(image, seen))]
     assert cracks == [(3, 0), (31, 30), (2, 30), (17, 50)]
 
 
