@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -159,7 +160,8 @@ def tiny_lite_text() -> dict[str, Any]:
 
 def tensor_on(device: str) -> torch.Tensor:
     """A tensor without values, on a device that need not be there."""
-    with FakeTensorMode():
+    # Where CUDA seems to be there, a fake tensor would start it.
+    with patch.object(torch.cuda, 'is_available', return_value=False), FakeTensorMode():
         return torch.empty(1, device=device)
 
 

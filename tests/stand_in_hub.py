@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 import pytest
 import yaml
+from huggingface_hub.utils import get_session
 
 OWNER = 'someone'
 LICENCES = ('apache-2.0', 'mit', 'other')
@@ -72,11 +73,22 @@ class StandInHub(ThreadingHTTPServer):
         """Let this process talk to it."""
         template = f'{self.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}'
         monkeypatch.setattr('huggingface_hub.constants.ENDPOINT', self.url)
+        monkeypatch.setattr('huggingface_hub.repocard.get_session', lambda: _Session(self.url))
         monkeypatch.setattr('huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE', template)
         monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(home / 'hub'))
         monkeypatch.setattr('huggingface_hub.constants.HF_TOKEN_PATH', str(home / 'token'))
         monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', False)
         monkeypatch.setenv('HF_TOKEN', token)
+
+
+class _Session:
+    """What checks a model card, which older versions of huggingface_hub ask the real hub for."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def post(self, url: str, **options: Any) -> Any:
+        return get_session().post(url.replace('https://huggingface.co', self._url), **options)
 
 
 @contextmanager

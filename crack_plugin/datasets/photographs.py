@@ -14,7 +14,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
 from mmseg.registry import TRANSFORMS
 from PIL import Image, UnidentifiedImageError
-from tifffile import PHOTOMETRIC, PLANARCONFIG, SAMPLEFORMAT, TiffFile, TiffPage
+from tifffile import PHOTOMETRIC, PLANARCONFIG, SAMPLEFORMAT, TiffFile, TiffFileError, TiffPage
 
 from crack_plugin.datasets.errors import DatasetError
 
@@ -210,7 +210,7 @@ def _fault(content: bytes, backend: str) -> str | None:
 def _fault_of_tiff(content: bytes, backend: str) -> str | None:
     try:
         return _fault_of_pages(content, backend)
-    except (IndexError, KeyError, TypeError, ValueError, struct.error):  # what tifffile raises for damaged headers
+    except (TiffFileError, IndexError, KeyError, TypeError, ValueError, struct.error):  # for damaged headers
         return _DAMAGED
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tifffile import TiffFile
+from tifffile import TiffFile, TiffFileError
 
 from crack_plugin.errors import CrackPluginError, MissingPackageError
 
@@ -112,7 +112,7 @@ def read_georeference(path: Path) -> Georeference | None:
             f'{path} cannot be read: {error.strerror or error}. Its place and scale are needed: put it back, or take '
             'another --out.'
         ) from error
-    except (IndexError, KeyError, TypeError, ValueError, struct.error):  # what tifffile raises for damaged headers
+    except (TiffFileError, IndexError, KeyError, TypeError, ValueError, struct.error):  # for damaged headers
         # A picture of another format, or damaged, which whoever reads the picture tells.
         return None
     rasterio = import_rasterio(path)

@@ -88,7 +88,7 @@ def check_sliding(test_cfg: Mapping[str, Any]) -> None:
 
     Raises:
         ConfigError: ``crop_size`` or ``stride`` is missing or not a pair of positive integers, windows would leave
-            pixels out, or ``batch`` is not a positive integer.
+            pixels out, ``batch`` is not a positive integer, or ``scales`` are not numbers from 1 on.
     """
     for key in ('crop_size', 'stride'):
         value = test_cfg.get(key)
@@ -104,6 +104,13 @@ def check_sliding(test_cfg: Mapping[str, Any]) -> None:
     batch = test_cfg.get('batch', DEFAULT_BATCH)
     if not isinstance(batch, int) or batch < 1:
         raise ConfigError(f'test_cfg has batch={batch!r}: give the number of windows in one forward, 1 or more.')
+    scales = test_cfg.get('scales', (1,))
+    numbers = isinstance(scales, Sequence) and all(isinstance(n, (int, float)) and n >= 1 for n in scales)
+    if not numbers or not scales:
+        raise ConfigError(
+            f'test_cfg has scales={scales!r}: give numbers from 1 on, such as (1, 1.5): each window as it is, and in '
+            'windows two thirds as long.'
+        )
 
 
 def checkpointed_parts(activation_checkpointing: bool | Sequence[str]) -> tuple[str, ...]:

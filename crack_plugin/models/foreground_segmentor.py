@@ -19,7 +19,8 @@ class ForegroundSegmentor(EncoderDecoder):
     A subclass sets the attributes, and implements ``encode_decode``.
 
     Attributes:
-        test_cfg: With ``mode``, 'whole' or 'slide', and for the latter ``crop_size``, ``stride`` and ``batch``.
+        test_cfg: With ``mode``, 'whole' or 'slide', and for the latter ``crop_size``, ``stride``, ``batch`` and
+            ``scales``.
         threshold: A pixel is foreground where 1 - p(background) exceeds it.
         window_progress: Iterates over the batches of windows, and may show the progress.
     """
@@ -113,7 +114,16 @@ class ForegroundSegmentor(EncoderDecoder):
         return blended
 
     def segment_windows(self, windows: Tensor) -> Tensor:
-        """Foreground logits (B, K, h, w) of windows (B, 3, h, w), which are normalised here if they are 8-bit."""
+        """Foreground logits (B, K, h, w) of windows (B, 3, h, w), which are normalised here if they are 8-bit.
+
+        With ``test_cfg.scales``, the mean of those at each, see :func:`~crack_plugin.models.sliding.at_scales`.
+        """
+        scales = self.test_cfg.get('scales')
+        if scales is None:
+            return self._segment_once(windows)
+        return sliding.at_scales(windows, self._segment_once, self.out_channels - 1, scales, len(windows))
+
+    def _segment_once(self, windows: Tensor) -> Tensor:
         if windows.dtype == torch.uint8:
             windows = self.data_preprocessor({'inputs': list(windows)}, training=False)['inputs']
         return self.encode_decode(windows, [{}] * len(windows))[:, 1:]

@@ -75,6 +75,7 @@ _TEST_CFG: dict[str, Callable[[Any], bool]] = {
     'crop_size': _are(_is_size, 2),
     'stride': _are(_is_size, 2),
     'batch': _is_size,
+    'scales': _are(lambda value: _is_number(value) and value >= 1),
 }
 
 

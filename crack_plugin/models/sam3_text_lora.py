@@ -64,7 +64,8 @@ class SAM3TextLoRA(ForegroundSegmentor):
         threshold: A pixel is foreground where 1 - p(background) exceeds it. Acts on ``pred_sem_seg`` alone. None: what
             the checkpoint was tuned to, or 0.5.
         test_cfg: ``dict(mode='whole')`` or ``dict(mode='slide', crop_size=(h, w), stride=(h, w), batch=4)``, ``batch``
-            being the number of windows in one forward.
+            being the number of windows in one forward. In the latter ``scales=(1, 1.5)`` averages logits of each window
+            and of windows two thirds as long, which take five times the forwards.
         pretrained, train_cfg, init_cfg: None; ``mmseg.apis.init_model`` sets them on every model.
 
     Raises:

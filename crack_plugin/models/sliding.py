@@ -52,6 +52,32 @@ def blend_weights(length: int, window: int, stride: int) -> Tensor:
     return torch.stack([cosine / total[start : start + window] for start in starts]).float()
 
 
+def at_scales(
+    images: Tensor, predict: Callable[[Tensor], Tensor], classes: int, scales: Sequence[float], batch: int
+) -> Tensor:
+    """Predict images as a whole and in smaller windows, which the model sees magnified, and average the logits.
+
+    At scale 1.5 an image is seen in windows two thirds as high and as wide, blended as in :func:`blend_windows`, so
+    cracks are half as wide again for the model. The whole image shows what is wide, windows show what is thin.
+
+    Args:
+        images: Shape (N, C, H, W).
+        predict: From (B, C, h, w) to logits (B, K, h, w), float, for any h and w.
+        classes: K.
+        scales: At least one, each at least 1, which is the whole image.
+        batch: Windows per call of ``predict``.
+
+    Returns:
+        The mean over the scales, shape (N, K, H, W).
+    """
+    mean = torch.zeros((len(images), classes, *images.shape[-2:]), device=images.device)
+    for scale in scales:
+        crop = [math.ceil(length / scale) for length in images.shape[-2:]]
+        stride = [math.ceil(2 * length / 3) for length in crop]
+        blend_windows(images, lambda windows: predict(windows) / len(scales), mean, crop, stride, batch)
+    return mean
+
+
 def blend_windows(
     images: Tensor,
     predict: Callable[[Tensor], Tensor],

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import ExifTags
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from tifffile import TiffFile
+from tifffile import TiffFile, TiffFileError
 from tqdm import tqdm
 
 from crack_plugin.errors import CrackPluginError
@@ -67,7 +67,7 @@ def _tiff_pixels(path: Path) -> int:
         with TiffFile(path) as tiff:
             page = tiff.pages.first
             return int(page.imagelength * page.imagewidth)
-    except (OSError, IndexError, KeyError, TypeError, ValueError, struct.error):  # what tifffile raises
+    except (OSError, TiffFileError, IndexError, KeyError, TypeError, ValueError, struct.error):  # of tifffile
         return 0
 
 

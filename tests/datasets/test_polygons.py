@@ -132,6 +132,7 @@ def test_one_pixel_outside_is_clipped_and_further_is_an_error():
     pixels=st.lists(st.tuples(st.integers(-10, 19), st.integers(-20, 39)), min_size=3, max_size=7),
     boxes=st.just('fill'),
 )
+@example(pixels=[(0, 0), (0, 20), (1, 1)], boxes='fill')
 def test_clipping_is_cropping_a_larger_image(pixels, boxes):
     height, width = SHAPE
     text = '0 ' + ' '.join(f'{x / width:.6f} {y / height:.6f}' for x, y in pixels)
@@ -140,7 +141,9 @@ def test_clipping_is_cropping_a_larger_image(pixels, boxes):
     cropped = larger[height : 2 * height, width : 2 * width]
     inside = np.array(pixels).min() >= 0 and (np.array(pixels).max(axis=0) <= [width, height]).all()
     label_map = read_mask(text, boxes=boxes, outside='clip')
-    if inside or not cropped.any():  # a polygon that is at most a pixel outside does not vanish
+    if inside:  # filled as always, and what lies on the lower or right edge alone does not vanish
+        assert (label_map >= cv2.fillPoly(np.zeros(SHAPE, np.uint8), [np.array(pixels)], 1)).all()
+    elif not cropped.any():  # a polygon that is at most a pixel outside does not vanish
         assert (label_map >= cropped).all()
     else:
         np.testing.assert_array_equal(label_map, cropped)
