@@ -3,10 +3,11 @@
 A recipe is one of STARTS and some of PARTS joined by +, with a learning rate as in lr=1e-3: ``lora`` alone is
 configs/sam3_tiny_lora_crack.py as it is, ``full`` the same model with all weights trained, and ``segformer_b0`` and
 ``unet`` are MMSegmentation's, from random weights, or NAME-pretrained, on --pictures. A recipe that begins with a part
-starts from ``lora``. Each is trained once for each data set and seed, on as many images (--images), at --size pixels,
-and scored after the last epoch, not the best one, which would be selected on the images it is scored on. --screen
-trains and scores on a split of the training photographs instead, so that parts can be chosen without a look at the
-validation photographs.
+starts from ``lora``. RECIPE+scales is RECIPE, trained as it is and scored with ``test_cfg.scales=(1, 1.5)``; a training
+that --work-dir has is not done again for it. Each is trained once for each data set and seed, on as many images
+(--images), at --size pixels, and scored after the last epoch, not the best one, which would be selected on the images
+it is scored on. --screen trains and scores on a split of the training photographs instead, so that parts can be chosen
+without a look at the validation photographs.
 
 Scores go to --results after each training; the same command goes on where it was stopped (--minutes stops it), and
 prints one table of all there is, mean and standard deviation over the seeds.
@@ -72,6 +73,7 @@ TRANSFORMS = {
 }
 PARTS = (*SETTINGS, *LOSSES, *SAVED_MODULES, *TRANSFORMS)
 LEARNING_RATE = 'lr='
+SCALES, AT_SCALES = '+scales', 'model.test_cfg.scales=[1,1.5]'
 PRETRAINED = ('segformer_b0-pretrained', 'unet-pretrained')
 PRETRAINING_SIZE = 336
 KEY = ('data', 'size', 'images', 'recipe')
@@ -107,7 +109,7 @@ def screening_split(folder: Path, out: Path) -> Path:
 def recipe_config(recipe: str, data_root: Path, size: int, images: int, pretrained: Path) -> Config:
     """The config of a training: parts on top of what the recipe starts from."""
     name, *parts = recipe.split('+')
-    if name in PARTS:
+    if name in PARTS or name.startswith(LEARNING_RATE):
         name, parts = 'lora', [name, *parts]
     start = name.removesuffix('-pretrained')
     cfg = Config.fromfile(STARTS[start])
@@ -183,12 +185,25 @@ def train(cfg: Config, folder: Path, seed: int) -> dict[str, float]:
     folder.mkdir(parents=True, exist_ok=True)
     cfg.randomness = {'seed': seed}
     cfg.dump(folder / 'config.py')
-    tool = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(folder / 'config.py'), '--work-dir', str(folder)]
-    done = subprocess.run(tool, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ))
-    if done.returncode:
-        sys.exit(f'{" ".join(tool)} failed:\n{done.stdout[-5000:]}')
+    run_tool('train.py', folder / 'config.py', '--work-dir', folder)
     last = json.loads((folder / 'history.json').read_text())[-1]
     return {name: last[name] for name in COLUMNS}
+
+
+def test_at_scales(folder: Path) -> dict[str, float]:
+    """Scores of what :func:`train` trained in this folder, with ``test_cfg.scales``."""
+    checkpoint, out = (folder / 'last_checkpoint').read_text(), folder / 'scales'
+    run_tool('test.py', folder / 'config.py', checkpoint, '--work-dir', out, '--cfg-options', AT_SCALES)
+    scores = json.loads(max(out.glob('*/*.json')).read_text())
+    return {name: scores[name] for name in COLUMNS}
+
+
+def run_tool(name: str, *arguments: str | Path) -> None:
+    """Run one of tools/; what it printed is told if it fails."""
+    command = [sys.executable, str(ROOT / 'tools' / name), *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ))
+    if done.returncode:
+        sys.exit(f'{" ".join(command)} failed:\n{done.stdout[-5000:]}')
 
 
 def table(runs: Sequence[Run]) -> str:
@@ -227,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, and print the table."""
     parser = make_parser()
     args = parser.parse_args(argv)
-    named = {part for recipe in args.recipes for part in recipe.split('+')}
+    named = {part for recipe in args.recipes for part in recipe.removesuffix(SCALES).split('+')}
     unknown = {each for each in named if not each.startswith(LEARNING_RATE)} - {*PARTS, *STARTS, *PRETRAINED}
     if unknown or not all('=' in each for each in args.data):
         parser.error(f'parts that there are not: {sorted(unknown)}; --data {args.data} (NAME=FOLDER)')
@@ -248,9 +263,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         if time.monotonic() - start > 60 * args.minutes:
             return
         data, size, images, recipe = (what[name] for name in KEY)
-        cfg = recipe_config(recipe, Path(roots[data]), size, images, args.work_dir / 'pretrained')
-        folder = '_'.join(map(str, what.values())).replace(' (split of train)', '_split')
-        scores = train(cfg, args.work_dir / folder, what['seed'])
+        trained = recipe.removesuffix(SCALES)
+        named = '_'.join(map(str, (what | {'recipe': trained}).values()))
+        folder = args.work_dir / named.replace(' (split of train)', '_split')
+        if recipe == trained or not (folder / 'last_checkpoint').exists():
+            cfg = recipe_config(trained, Path(roots[data]), size, images, args.work_dir / 'pretrained')
+            scores = train(cfg, folder, what['seed'])
+        if recipe != trained:
+            scores = test_at_scales(folder)
         runs.append({**what, 'scores': scores})
         write_atomically(args.results, (json.dumps(runs, indent=1) + '\n').encode())
         print(f'{data}, {size} px, {recipe}, seed {what["seed"]}: IoU {scores["crack/IoU"]:.3f}', flush=True)

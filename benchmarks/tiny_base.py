@@ -124,9 +124,9 @@ def large(args: argparse.Namespace) -> None:
     print(f'| seen | {" | ".join(sets)} |\n|---|{"---|" * len(sets)}')
     for side in (None, 1344, 1008, 672, 504, 336):
         cfg = config(args)
-        cfg.model.test_cfg = (
-            {'mode': 'slide', 'crop_size': (side, side), 'stride': (side * 2 // 3,) * 2} if side else {'mode': 'whole'}
-        )
+        windows = {'mode': 'slide', 'crop_size': (side, side), 'stride': (side * 2 // 3,) * 2}
+        # Scales stay as the config has them.
+        cfg.model.test_cfg.update(windows if side else {'mode': 'whole'})
         predictor = Predictor(cfg)
         predictor.model.window_progress = iter
         cells = []

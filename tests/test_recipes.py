@@ -84,6 +84,29 @@ def test_table_is_the_mean_and_deviation_over_seeds() -> None:
     assert '| roads | 336 | 1400 | head | 1 | 0.600 |' in table
 
 
+def test_scales_are_tried_on_what_is_trained_once(
+    crack_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def run_tool(name: str, *arguments: str | Path) -> None:
+        called.append((name, *map(str, arguments)))
+        folder = Path(arguments[arguments.index('--work-dir') + 1])
+        if name == 'train.py':
+            (folder / 'last_checkpoint').write_text('last.pth')
+            (folder / 'history.json').write_text(json.dumps([dict.fromkeys(RECIPES.COLUMNS, 0.5)]))
+        else:
+            (folder / 'day').mkdir(parents=True)
+            (folder / 'day' / 'day.json').write_text(json.dumps(dict.fromkeys(RECIPES.COLUMNS, 0.6)))
+
+    called: list[tuple[str, ...]] = []
+    monkeypatch.setattr(RECIPES, 'run_tool', run_tool)
+    options = ['--results', str(tmp_path / 'results.json'), '--work-dir', str(tmp_path)]
+    RECIPES.main(['--data', f'roads={crack_folder}', '--recipes', 'lora', 'lora+scales', *options])
+    assert [call[0] for call in called] == ['train.py', 'test.py']
+    assert called[1][2] == 'last.pth' and called[1][-1] == 'model.test_cfg.scales=[1,1.5]'
+    printed = capsys.readouterr().out
+    assert '| lora | 1 | 0.500 |' in printed and '| lora+scales | 1 | 0.600 |' in printed
+
+
 def test_parts_that_there_are_not_are_named(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         RECIPES.main(['--data', 'roads=folder', '--recipes', 'lora+heads'])

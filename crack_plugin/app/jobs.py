@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 
 from crack_plugin import machine_faults
 from crack_plugin.app.limits import AppError, BusyError
@@ -18,7 +18,6 @@ from crack_plugin.app.models import Models
 from crack_plugin.app.photographs import BEFORE, NOW, Photograph, Settings
 from crack_plugin.app.sessions import Session
 from crack_plugin.errors import CrackPluginError, message
-from crack_plugin.prediction import Predictor
 
 _SMALLEST_WINDOW = 32
 
@@ -191,7 +190,7 @@ def predict(models: Models, photograph: Photograph, settings: Settings, job: Job
     """
     predictor = models.predictor(settings.weights, settings.prompt)
     _go_on(job)
-    _set_windows(predictor, settings)
+    predictor.model.test_cfg = ConfigDict(test_cfg_of(settings, models.config))
     predictor.model.window_progress = partial(_watched, job)
     return to_bytes(predictor(photograph.file).probabilities[0])
 
@@ -212,8 +211,8 @@ def checked_settings(weights: str, prompt: str, window: int | None, step: int | 
     return Settings(weights, prompt, window, step)
 
 
-def test_cfg_of(settings: Settings) -> dict[str, Any]:
-    """The model's ``test_cfg`` that settings stand for."""
+def test_cfg_of(settings: Settings, config: Config) -> dict[str, Any]:
+    """The model's ``test_cfg`` that settings stand for; the config's ``scales`` go with all windows."""
     if settings.window is None:
         return {'mode': 'whole'}
     assert settings.step is not None
@@ -223,6 +222,7 @@ def test_cfg_of(settings: Settings) -> dict[str, Any]:
         'stride': (settings.step, settings.step),
         # One at a time, so that a cancelled job stops soon.
         'batch': 1,
+        'scales': (config.model.get('test_cfg') or {}).get('scales'),
     }
 
 
@@ -238,10 +238,6 @@ def in_words(error: BaseException | None) -> str:
             f'({reason})'
         )
     return 'The program has a fault: what it is, is in the terminal that it was started from.'
-
-
-def _set_windows(predictor: Predictor, settings: Settings) -> None:
-    predictor.model.test_cfg = ConfigDict(test_cfg_of(settings))
 
 
 def _watched(job: Job, batches: Sequence) -> Iterable:

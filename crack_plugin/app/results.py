@@ -136,7 +136,8 @@ def build(session: Session, models: Models, threshold: float, profile: Profile |
                 class_names=names,
             )
         write_table(out / TABLE, table)
-        write_settings(out, models.settings(settings.weights, settings.prompt, test_cfg_of(settings)))
+        test_cfg = test_cfg_of(settings, models.config)
+        write_settings(out, models.settings(settings.weights, settings.prompt, test_cfg))
         missing = [photograph.name for photograph in photographs if photograph.mm_per_pixel is None]
         scaled = [photograph for photograph in photographs if photograph.mm_per_pixel is not None]
         scales = [(str(each.file), each.mm_per_pixel) for each in scaled if not each.is_georeferenced]

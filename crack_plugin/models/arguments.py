@@ -104,7 +104,8 @@ def check_sliding(test_cfg: Mapping[str, Any]) -> None:
     batch = test_cfg.get('batch', DEFAULT_BATCH)
     if not isinstance(batch, int) or batch < 1:
         raise ConfigError(f'test_cfg has batch={batch!r}: give the number of windows in one forward, 1 or more.')
-    scales = test_cfg.get('scales', (1,))
+    scales = test_cfg.get('scales')
+    scales = (1,) if scales is None else scales
     numbers = isinstance(scales, Sequence) and all(isinstance(n, (int, float)) and n >= 1 for n in scales)
     if not numbers or not scales:
         raise ConfigError(

@@ -49,7 +49,8 @@ def apply_options(cfg: Config, given: Mapping[str, Any], merge: bool, slide: Seq
         crop, stride = slide
         if not 0 < stride <= crop:
             raise OptionError(f'--slide {crop} {stride}: wanted are 0 < STRIDE <= CROP, or pixels are left out')
-        cfg.model.test_cfg = {'mode': 'slide', 'crop_size': (crop, crop), 'stride': (stride, stride)}
+        windows = {'mode': 'slide', 'crop_size': (crop, crop), 'stride': (stride, stride)}
+        cfg.model.test_cfg = {**(cfg.model.get('test_cfg') or {}), **windows}
 
 
 def seen_as(cfg: Config) -> str:
@@ -58,9 +59,17 @@ def seen_as(cfg: Config) -> str:
     if windows.get('mode') != 'slide':
         return 'Photographs are seen whole. In windows: --slide CROP STRIDE.'
     (height, width), (down, right) = windows['crop_size'], windows['stride']
+    scales = windows.get('scales')
+    magnified = ''
+    if scales:
+        listed = ', '.join(f'{scale:g}' for scale in scales)
+        magnified = (
+            f'Each window, and each smaller photograph, is seen at the scales {listed} (faster: --cfg-options '
+            'model.test_cfg.scales=[1]). '
+        )
     return (
         f'What is larger than {width} x {height} pixels is seen in windows of that size, one every {right} x {down}. '
-        'Whole: --cfg-options model.test_cfg.mode=whole.'
+        f'{magnified}Whole: --cfg-options model.test_cfg.mode=whole.'
     )
 
 

@@ -1,6 +1,7 @@
 """Sliding windows: the grid, blending without seams, and memory; against MMSegmentation's own sliding."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +13,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from crack_plugin.errors import ConfigError
 from crack_plugin.models import SAM3TextLoRA
-from crack_plugin.models.sliding import blend_weights, blend_windows, window_starts
+from crack_plugin.models.sliding import at_scales, blend_weights, blend_windows, window_starts
 
 SIZES = [(96, 56, 40), (56, 56, 56), (30, 56, 40), (57, 56, 1), (1000, 336, 224), (168, 56, 56)]
 
 
-def slide_config(crop: Sequence[int], stride: Sequence[int], **more: int) -> dict:
+def slide_config(crop: Sequence[int], stride: Sequence[int], **more: Any) -> dict:
     return {'mode': 'slide', 'crop_size': tuple(crop), 'stride': tuple(stride), **more}
 
 
@@ -215,3 +217,34 @@ def test_logits_are_brought_back_to_the_file(tiny_sam3: dict, flip: str | None) 
     torch.testing.assert_close(ours.seg_logits.data, stock.seg_logits.data)
     assert torch.equal(ours.pred_sem_seg.data, stock.pred_sem_seg.data)
     assert isinstance(ours.pred_sem_seg, PixelData)
+
+
+def test_scales_are_the_mean_of_the_image_and_of_windows() -> None:
+    images = torch.rand(2, 3, 30, 45)
+    # A model whose logits depend on where a pixel lies in what it sees
+    predict = lambda x: x[:, :2] * torch.linspace(0, 1, x.shape[-1])  # noqa: E731
+    windows = torch.zeros(2, 2, 30, 45)
+    blend_windows(images, predict, windows, (20, 30), (14, 20))
+    found = at_scales(images, predict, 2, (1, 1.5), batch=3)
+    torch.testing.assert_close(found, (predict(images) + windows) / 2)
+    torch.testing.assert_close(at_scales(images, predict, 2, (1,), batch=1), predict(images))
+
+
+def test_a_model_with_scales_blends_what_it_finds_at_each(tiny_sam3: dict) -> None:
+    torch.manual_seed(0)
+    model = SAM3TextLoRA(base=tiny_sam3, test_cfg=slide_config((60, 60), (40, 40))).eval()
+    images, metas = torch.rand(1, 3, 60, 60), [{}]
+    with torch.no_grad():
+        once = model.slide_inference(images, metas)
+        model.test_cfg.scales = (1, 2)
+        both = model.slide_inference(images, metas)
+        model.test_cfg.update(crop_size=(30, 30), stride=(20, 20), scales=(1,))
+        magnified = model.slide_inference(images, metas)
+    torch.testing.assert_close(both, (once + magnified) / 2)
+    assert (once - magnified).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize('scales', [(), (0.5,), ('1',), 1.5])
+def test_scales_that_make_no_sense_are_refused(tiny_sam3: dict, scales) -> None:
+    with pytest.raises(ConfigError, match='give numbers from 1 on'):
+        SAM3TextLoRA(base=tiny_sam3, test_cfg=slide_config((60, 60), (40, 40), scales=scales))
