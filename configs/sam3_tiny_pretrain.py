@@ -46,6 +46,9 @@ model = dict(
     loss_decode=[
         dict(type='ForegroundDiceLoss'),
         dict(type='CrossEntropyLoss', class_weight=[1.0, 3.0, 2.0, 1.0, 1.0]),
+        # each prompt on its own, as it is asked for later: in the softmax of both others above, "joint" may find cracks
+        # as long as "crack" finds them better
+        dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=4.0, loss_name='loss_bce'),
     ],
 )
 data_root = 'data/synthetic_world'

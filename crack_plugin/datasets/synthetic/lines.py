@@ -27,8 +27,9 @@ def half_plane(ends: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def paint_joints(rng: np.random.Generator, scene: Scene) -> None:
     """A saw cut, an expansion gap or the edge between two pours: straight and even, unlike a crack."""
-    size, image = scene.size, scene.image
-    width = log_uniform(rng, 1.2, 12) * max(0.6, scene.view.scale)
+    size, image, texture = scene.size, scene.image, scene.contrast()
+    # On a coarse texture nobody would have marked what is narrow or faint.
+    width = max(log_uniform(rng, 1.2, 12) * max(0.6, scene.view.scale), (0.5 + 4.5 * texture) * scene.view.scale)
     first = straight_line(rng, size)
     lines = [first]
     direction = first[1] - first[0]
@@ -48,9 +49,10 @@ def paint_joints(rng: np.random.Generator, scene: Scene) -> None:
     if rng.random() < 0.3:
         image *= 1 + half_plane(first, size) * rng.uniform(-0.25, 0.25)
     grain = np.clip(1 + rng.uniform(0, 0.3) * fine_grain(rng, size, log_uniform(rng, 0.7, 2)), 0, 1.6)
-    filling = image.mean(axis=(1, 2)) * (rng.uniform(0.1, 0.7) if rng.random() < 0.8 else rng.uniform(1.1, 1.5))
-    filling = filling * rng.normal(1, 0.05, 3)
-    opacity: float | np.ndarray = rng.uniform(0.5, 1)
+    is_dark = texture > 0.1 or rng.random() < 0.8
+    share = rng.uniform(0.1, 1 - min(0.8, max(0.3, 3 * texture))) if is_dark else rng.uniform(1.1, 1.5)
+    filling = image.mean(axis=(1, 2)) * share * rng.normal(1, 0.05, 3)
+    opacity: float | np.ndarray = rng.uniform(min(0.9, 0.5 + 2 * texture), 1)
     if rng.random() < 0.25:
         # Worn or dusty in parts.
         opacity = opacity * np.clip(0.8 + 0.4 * fractal_noise(rng, size, 50), 0.25, 1)
