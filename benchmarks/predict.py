@@ -7,10 +7,10 @@ r"""Photographs a second of ``tools/predict.py`` against the model alone: a tabl
 
 Photographs of each size are drawn (synthetic concrete; beyond a megapixel enlarged, with noise) and saved as JPEG. Then
 the same photographs are predicted in turn, several times over: by the model alone (``test_step`` on photographs that
-are decoded already, in the same batches), and by what the tool does with them (read, predict, write mask, overlay and
-table). By the clock, for the photographs a second; and in CPU time of all threads and processes, of which the tool's
-own part is what it takes beyond the model alone. Medians over the rounds. The model has one thread, because threads
-that wait for each other count as CPU time.
+are decoded already, in the same batches, and the labels of what it gives), and by what the tool does with them (read,
+predict, write mask, overlay and table). By the clock, for the photographs a second; and in CPU time of all threads and
+processes, of which the tool's own part is what it takes beyond the model alone. Medians over the rounds. The model has
+one thread, because threads that wait for each other count as CPU time.
 """
 
 import argparse

@@ -150,7 +150,7 @@ def correction_of_raw(
     embeddings: Tensor,
     coarse: Tensor,
 ) -> Tensor:
-    """Correction of the logits of one 8-bit image, of which no more is normalised than the head sees.
+    """Correction, at the head's resolution, of the logits of an 8-bit image; no more is normalised than the head sees.
 
     Args:
         head: With the ``size`` to work at.
@@ -160,14 +160,13 @@ def correction_of_raw(
         embeddings, coarse: As for :meth:`DetailHead.forward`.
 
     Returns:
-        Shape (1, K, H, W), fp32.
+        Shape (1, K, h, w), fp32, to be enlarged to (H, W).
     """
-    size = (image.shape[1], image.shape[2])
     if head.size == 'square':
         seen = limited(square, head.max_pixels)
     else:
-        seen = resize_raw(image, preprocessor, _limited_size(size, head.max_pixels))
-    return resize_from_square(head(seen, embeddings, coarse), [size], size)
+        seen = resize_raw(image, preprocessor, _limited_size((image.shape[1], image.shape[2]), head.max_pixels))
+    return head(seen, embeddings, coarse)
 
 
 def head_file(head: DetailHead | None, base_hash: str) -> bytes | None:

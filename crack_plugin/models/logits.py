@@ -149,6 +149,12 @@ def restore_original(logits: Tensor, meta: Mapping[str, Any]) -> Tensor:
     return F.interpolate(logits[None], size=size, mode='bilinear', align_corners=False)[0]
 
 
+def is_original(size: tuple[int, int], meta: Mapping[str, Any]) -> bool:
+    """Whether :func:`restore_original` leaves logits of (H, W) as they are."""
+    padding = meta.get('img_padding_size', meta.get('padding_size', (0, 0, 0, 0)))
+    return not any(padding) and not meta.get('flip') and tuple(meta.get('ori_shape', size)[:2]) == size
+
+
 def add_background(foreground: Tensor) -> Tensor:
     """Put a channel of zeros before foreground logits (N, K, H, W)."""
     return F.pad(foreground, (0, 0, 0, 0, 1, 0))
@@ -168,7 +174,7 @@ def threshold_labels(seg_logits: Tensor, threshold: float) -> Tensor:
     labels = empty((count, height, width), torch.int64, seg_logits.device)
     for rows in strips(height, count * width, seg_logits.device):
         strip = seg_logits[..., rows, :]
-        labels[:, rows] = _labels(strip[:, 1:], strip[:, 0], threshold)
+        labels[:, rows] = labels_of(strip[:, 1:], strip[:, 0], threshold)
     return labels
 
 
@@ -188,7 +194,7 @@ def foreground_iou(logits: Tensor, labels: Tensor, threshold: float) -> Tensor:
     index = torch.arange(1, classes + 1, device=logits.device).view(1, -1, 1, 1)
     for rows in strips(height, count * classes * width, logits.device):
         truth = labels[:, None, rows]
-        predicted = _labels(logits[..., rows, :], None, threshold)[:, None]
+        predicted = labels_of(logits[..., rows, :], None, threshold)[:, None]
         actual, predicted = truth == index, (predicted == index) & (truth != IGNORE_INDEX)
         intersection += (predicted & actual).sum(dim=(2, 3))
         union += (predicted | actual).sum(dim=(2, 3))
@@ -209,7 +215,7 @@ def empty_mask_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return (F.softplus(logits) * valid).sum() / (valid.sum() * logits.shape[1]).clamp_min(1)
 
 
-def _labels(foreground: Tensor, background: Tensor | None, threshold: float) -> Tensor:
+def labels_of(foreground: Tensor, background: Tensor | None, threshold: float) -> Tensor:
     """Labels, of one class as bool, from logits (N, K, H, W) and the background's (N, H, W), None for 0."""
     # 1 - p0 > t  <=>  logsumexp(foreground) - z0 > logit(t), which keeps its precision where softmax saturates
     margin = foreground[:, 0] if foreground.shape[1] == 1 else foreground.logsumexp(dim=1)

@@ -22,6 +22,7 @@ from crack_plugin.models.adapter_weights import base_weights, weight_keys
 from crack_plugin.models.base import PREPROCESSOR, load_base, refuse_full_folder, save_base, shared_base_hash
 from crack_plugin.models.base_files import split_revision
 from crack_plugin.models.detail_head import correction_of_raw, corrections, head_file, load_head
+from crack_plugin.models.enlarged import Enlarged
 from crack_plugin.models.foreground_segmentor import ForegroundSegmentor
 from crack_plugin.models.lora_config import REFERENCE_LORA, AdapterError
 from crack_plugin.models.prefix_cache import PrefixCache, PrefixCacheError, open_cache
@@ -212,11 +213,11 @@ class SAM3TextLoRA(ForegroundSegmentor):
         coarse, embeddings = self._compiled_or_plain(semantic_path.semantic_features)(*path)
         return coarse.float(), embeddings
 
-    def segment_images(self, images: Sequence[Tensor], metas: Sequence[dict]) -> Iterator[Tensor]:
+    def segment_images(self, images: Sequence[Tensor], metas: Sequence[dict]) -> Iterator[Tensor | Enlarged]:
         """Segment entire 8-bit images (3, H, W) of any sizes in one forward.
 
         Yields:
-            Logits of each, shape (1, K + 1, H, W), as of :meth:`encode_decode`; enlarged when they are asked for.
+            Logits of each, shape (1, K + 1, H, W), as of :meth:`encode_decode`, or what they are enlarged from.
         """
         preprocessor, side = self.data_preprocessor, self.image_size
         if not logits.takes_raw(preprocessor, images, metas):
@@ -226,12 +227,12 @@ class SAM3TextLoRA(ForegroundSegmentor):
         coarse, embeddings = self._coarse_logits(squares)
         count = len(self.prompts)
         for index, image in enumerate(images):
-            enlarged = logits.enlarge(coarse[index, None], (image.shape[1], image.shape[2]))
+            maps = [coarse[index, None]]
             if self.detail_head is not None and embeddings is not None:
                 own = embeddings[count * index : count * (index + 1)], coarse[index, None]
                 square = squares[index, None]
-                enlarged[:, 1:] += correction_of_raw(self.detail_head, image, preprocessor, square, *own)
-            yield enlarged
+                maps.append(correction_of_raw(self.detail_head, image, preprocessor, square, *own))
+            yield Enlarged(maps, (image.shape[1], image.shape[2]))
 
     def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
         """Losses of a batch under their ``loss_name``, and ``train_iou``.

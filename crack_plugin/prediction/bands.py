@@ -19,8 +19,8 @@ from crack_plugin.inspection.bands import Band
 from crack_plugin.inspection.uncertainty import Doubt, doubt
 from crack_plugin.models.logits import add_background, threshold_labels
 from crack_plugin.models.strips import strips
+from crack_plugin.prediction.found import foreground_probabilities
 from crack_plugin.prediction.mosaic import Blended
-from crack_plugin.prediction.predictor import foreground_probabilities
 from crack_plugin.prediction.raster import NO_DATA, without_no_data
 from crack_plugin.prediction.settings import OutputError
 

@@ -16,7 +16,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from crack_plugin.datasets.photographs import ImageError
-from crack_plugin.prediction.predictor import Photograph, Prediction, Predictor
+from crack_plugin.prediction.found import Prediction
+from crack_plugin.prediction.predictor import Photograph, Predictor
 
 WORKERS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
 """Threads that read and write unless told otherwise."""

@@ -2,8 +2,6 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,65 +23,15 @@ from crack_plugin.errors import CrackPluginError
 from crack_plugin.models import SAM3TextLoRA, portable
 from crack_plugin.models.adapter_weights import base_weights
 from crack_plugin.models.adapters import is_adapted
+from crack_plugin.models.enlarged import EnlargedData
 from crack_plugin.models.foreground_segmentor import ForegroundSegmentor
 from crack_plugin.models.sliding import DEFAULT_BATCH
-from crack_plugin.models.strips import strips
+from crack_plugin.prediction.found import EnlargedPrediction, Prediction
 from crack_plugin.prediction.mosaic import Windows
 
 
 class PredictionError(CrackPluginError, ValueError):
     """Arguments from which nothing can be predicted."""
-
-
-@dataclass(eq=False)
-class Prediction:
-    """What is predicted for one image of H x W pixels; K is the number of foreground classes.
-
-    It keeps the logits on the device, which take 4 (K + 1) bytes a pixel: of many images keep what you need of the
-    predictions, not the predictions.
-
-    Attributes:
-        labels: 0 for the background, 1 to K for the classes, shape (H, W), uint8.
-        class_names: Of the K classes, in the order of the labels.
-        logits: As of the segmentor, shape (K + 1, H, W), channel 0 being the background; of a head with one channel
-            the probability, shape (1, H, W), which is what MMSegmentation stores for it.
-        image: The image as it was read, turned as its EXIF orientation says, BGR, shape (H, W, 3), uint8.
-        image_path: The path that was given; None for an array.
-    """
-
-    labels: np.ndarray = field(repr=False)
-    class_names: list[str]
-    logits: Tensor = field(repr=False)
-    image: np.ndarray = field(repr=False)
-    image_path: str | Path | None
-
-    @cached_property
-    def probabilities(self) -> np.ndarray:
-        """Probability of each foreground class, shape (K, H, W), float32; computed when it is first asked for."""
-        height, width = self.labels.shape
-        found = np.empty((len(self.class_names), height, width), np.float32)
-        for rows in strips(height, width, self.logits.device):
-            found[:, rows] = foreground_probabilities(self.logits[:, rows]).cpu().numpy()
-        return found
-
-    @cached_property
-    def scores(self) -> list[float]:
-        """Mean probability of each foreground class over the pixels predicted as it; 0 if there are none."""
-        device, (height, width) = self.logits.device, self.labels.shape
-        classes = len(self.class_names)
-        sums, counts = np.zeros(classes), np.zeros(classes, np.int64)
-        # A few rows at a time, and only where something was found: mostly a few percent of the pixels.
-        for rows in strips(height, width, device):
-            places = np.flatnonzero(self.labels[rows])
-            if not places.size:
-                continue
-            chosen = self.logits[:, rows].flatten(1)[:, torch.from_numpy(places).to(device)]
-            probabilities = foreground_probabilities(chosen).cpu().numpy()
-            own = self.labels[rows].ravel()[places]
-            for index in range(classes):
-                sums[index] += probabilities[index][own == index + 1].sum(dtype=np.float64)
-                counts[index] += np.count_nonzero(own == index + 1)
-        return (sums / np.maximum(counts, 1)).tolist()
 
 
 class Photograph(NamedTuple):
@@ -274,11 +222,16 @@ class Predictor:
         Raises:
             PredictionError: The model gives NaN.
         """
-        check_logits(sample.seg_logits.data, photograph.path or 'the image')
+        found = sample.seg_logits
+        if isinstance(found, EnlargedData) and found.source is not None:
+            # Finite, or they would have been enlarged.
+            given = list(self.class_names), photograph.image, photograph.path
+            return EnlargedPrediction(found.source, sample.pred_sem_seg.threshold, *given)
+        check_logits(found.data, photograph.path or 'the image')
         return Prediction(
             labels=sample.pred_sem_seg.data.squeeze(0).to(torch.uint8).cpu().numpy(),
             class_names=list(self.class_names),
-            logits=sample.seg_logits.data,
+            logits=found.data,
             image=photograph.image,
             image_path=photograph.path,
         )
@@ -400,12 +353,6 @@ def _checked(image: str | Path | np.ndarray) -> str | np.ndarray:
             f'{image.shape}. Convert it, for example with cv2.cvtColor.'
         )
     return image
-
-
-def foreground_probabilities(logits: Tensor) -> Tensor:
-    """Probabilities (K, ...), fp32, of logits (K + 1, ...), or of the probabilities (1, ...) of a single channel."""
-    scores = logits.float()
-    return scores if len(scores) == 1 else scores.softmax(dim=0)[1:]
 
 
 def _show_windows(batches: Sequence) -> Iterable:

@@ -16,7 +16,7 @@ from crack_plugin.files import write_atomically
 from crack_plugin.inspection.bands import Band, find_cracks
 from crack_plugin.inspection.uncertainty import Doubt, doubt
 from crack_plugin.models.strips import strips
-from crack_plugin.prediction.predictor import Prediction, foreground_probabilities
+from crack_plugin.prediction.found import Prediction, foreground_probabilities
 from crack_plugin.prediction.sources import MASKS
 from crack_plugin.prediction.tables import Row
 

@@ -24,7 +24,7 @@ from crack_plugin.inspection.preannotations import PreannotationError
 from crack_plugin.inspection.scale import ScaleError, Scales
 from crack_plugin.inspection.severity import PROFILES
 from crack_plugin.prediction.cracks import Wanted, make_all
-from crack_plugin.prediction.predictor import Prediction
+from crack_plugin.prediction.found import Prediction
 from crack_plugin.prediction.records import (
     Record,
     RecordError,

@@ -16,7 +16,10 @@ from crack_plugin.datasets.photographs import ImageError
 from crack_plugin.errors import CrackPluginError
 from crack_plugin.models import SAM3TextLoRA
 from crack_plugin.models.adapters import AdapterError
+from crack_plugin.models.enlarged import Enlarged
+from crack_plugin.models.logits import threshold_labels
 from crack_plugin.prediction import Prediction, PredictionError, Predictor
+from crack_plugin.prediction.found import EnlargedPrediction
 
 
 @pytest.fixture(scope='module')
@@ -119,6 +122,22 @@ def test_single_channel_holds_probabilities() -> None:
     found = Prediction(labels, ['crack'], probability, np.zeros((4, 5, 3), np.uint8), None)
     np.testing.assert_array_equal(found.probabilities, probability.numpy())
     assert found.scores == pytest.approx([probability[probability > 0.5].mean().item()])
+
+
+def test_scores_of_enlarged_logits_are_those_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('crack_plugin.models.strips.CPU_PIXELS', 300)
+    enlarged = Enlarged([3 * torch.randn(1, 1, 8, 6, generator=torch.Generator().manual_seed(0))], (190, 371))
+    logits = enlarged.whole()[0]
+    labels, image = threshold_labels(logits[None], 0.5)[0].numpy().astype(np.uint8), np.zeros((190, 371, 3), np.uint8)
+    expected = Prediction(labels, ['crack'], logits, image, None)
+    found = EnlargedPrediction(enlarged, 0.5, ['crack'], image, None)
+    np.testing.assert_array_equal(found.labels, labels)
+    # Summed in another order.
+    assert found.scores == pytest.approx(expected.scores, rel=0, abs=1e-9)
+    assert 'logits' not in vars(found)
+    assert found.logits is found.logits and torch.equal(found.logits, logits)
+    np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+    assert repr(found).startswith('EnlargedPrediction(class_names=')
 
 
 def test_many_come_lazily_in_order_and_past_what_is_refused(
