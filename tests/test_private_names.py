@@ -66,6 +66,7 @@ READ = {
     '_channel_conversion',  # mmengine's ImgDataPreprocessor, for onedl-mmsegmentation
     '_dynamo',  # torch's documented module of that name
     '_replace',  # of named tuples, documented
+    '_data_fields',  # mmengine's BaseDataElement: a field that is there before it is computed
 }
 
 
