@@ -144,22 +144,22 @@ class EnlargedData(PixelData):
         super().__init__(**fields)
         if source is not None:
             # Past PixelData, for which every attribute is a tensor.
-            vars(self).update(_source=source, _threshold=threshold)
+            self.__dict__.update(_source=source, _threshold=threshold)
             self._data_fields.add('data')
 
     @property
     def source(self) -> Enlarged | None:
         """What ``data`` will be computed from; None if it is there already, and may have been changed."""
-        return None if 'data' in vars(self) else vars(self).get('_source')
+        return None if 'data' in self.__dict__ else self.__dict__.get('_source')
 
     @property
     def threshold(self) -> float | None:
         """As it was given."""
-        return vars(self).get('_threshold')
+        return self.__dict__.get('_threshold')
 
     def __getattr__(self, name: str) -> Any:
         """``data``, the first time."""
         if name != 'data' or self.source is None or name not in self._data_fields:
             raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
         data = self.source.whole()[0] if self.threshold is None else self.source.labels(self.threshold)
-        return vars(self).setdefault('data', data)
+        return self.__dict__.setdefault('data', data)
