@@ -1,9 +1,9 @@
 """Before and after LoRA on real photographs: ``python benchmarks/crackforest.py DATA_ROOT [--seeds 1 2 3]``.
 
 Trains a config once for each seed and prints the per-image crack scores on the validation split, zero-shot and after
-the last epoch (not the best one: that would be selected on the images it is scored on). README's CrackForest table is
-this script's output for configs/sam3_tiny_lora_crack.py. ``--like CONFIG`` takes from another config what it changes
-to save memory or time (``configs/sam3_lora_crack_lowmem.py``), so that what this costs in accuracy shows.
+the last epoch (not the best one: that would be selected on the images it is scored on). ``--like CONFIG`` takes from
+another config what it changes to save memory or time (``configs/sam3_lora_crack_lowmem.py``), so that what this costs
+in accuracy shows.
 """
 
 import argparse
