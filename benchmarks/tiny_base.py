@@ -124,9 +124,10 @@ def large(args: argparse.Namespace) -> None:
     print(f'| seen | {" | ".join(sets)} |\n|---|{"---|" * len(sets)}')
     for side in (None, 1344, 1008, 672, 504, 336):
         cfg = config(args)
-        windows = {'mode': 'slide', 'crop_size': (side, side), 'stride': (side * 2 // 3,) * 2}
         # Scales stay as the config has them.
-        cfg.model.test_cfg.update(windows if side else {'mode': 'whole'})
+        cfg.model.test_cfg.mode = 'slide' if side else 'whole'
+        if side:
+            cfg.model.test_cfg.update(crop_size=(side, side), stride=(side * 2 // 3,) * 2)
         predictor = Predictor(cfg)
         predictor.model.window_progress = iter
         cells = []

@@ -144,18 +144,18 @@ class EnlargedData(PixelData):
         super().__init__(**fields)
         if source is not None:
             # Past PixelData, for which every attribute is a tensor.
-            self.__dict__.update(_source=source, _threshold=threshold)
+            self.__dict__.update(computed_from=source, labelled_above=threshold)
             self._data_fields.add('data')
 
     @property
     def source(self) -> Enlarged | None:
         """What ``data`` will be computed from; None if it is there already, and may have been changed."""
-        return None if 'data' in self.__dict__ else self.__dict__.get('_source')
+        return None if 'data' in self.__dict__ else self.__dict__.get('computed_from')
 
     @property
     def threshold(self) -> float | None:
         """As it was given."""
-        return self.__dict__.get('_threshold')
+        return self.__dict__.get('labelled_above')
 
     def __getattr__(self, name: str) -> Any:
         """``data``, the first time."""
