@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -120,8 +121,11 @@ def count_tests(interpreter: Path, folder: Path, files: list[str]) -> tuple[str,
 
 def demo_scores(interpreter: Path, folder: Path) -> tuple[str, bool]:
     """IoU before and after the demo's training, and whether it came to its end."""
-    command: Command = [interpreter, ROOT / 'tools' / 'demo.py']
-    command += ['--data', folder / 'demo-data', '--work-dir', folder / 'demo']
+    data, work_dir = folder / 'demo-data', folder / 'demo'
+    # An earlier call's, which the code may draw otherwise by now.
+    for former in filter(Path.exists, (data, work_dir)):
+        shutil.rmtree(former)
+    command: Command = [interpreter, ROOT / 'tools' / 'demo.py', '--data', data, '--work-dir', work_dir]
     print('$', *command, flush=True)
     result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     print(result.stdout)
