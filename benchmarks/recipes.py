@@ -264,8 +264,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         data, size, images, recipe = (what[name] for name in KEY)
         trained = recipe.removesuffix(SCALES)
-        named = '_'.join(map(str, (what | {'recipe': trained}).values()))
-        folder = args.work_dir / named.replace(' (split of train)', '_split')
+        name = '_'.join(map(str, (what | {'recipe': trained}).values()))
+        folder = args.work_dir / name.replace(' (split of train)', '_split')
         if recipe == trained or not (folder / 'last_checkpoint').exists():
             cfg = recipe_config(trained, Path(roots[data]), size, images, args.work_dir / 'pretrained')
             scores = train(cfg, folder, what['seed'])

@@ -1,7 +1,6 @@
 """How a photograph is read, and which are refused: the same in training, test, prediction, benchmark and check."""
 
 import io
-import struct
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import PurePath
@@ -14,9 +13,10 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
 from mmseg.registry import TRANSFORMS
 from PIL import Image, UnidentifiedImageError
-from tifffile import PHOTOMETRIC, PLANARCONFIG, SAMPLEFORMAT, TiffFile, TiffFileError, TiffPage
+from tifffile import PHOTOMETRIC, PLANARCONFIG, SAMPLEFORMAT, TiffFile, TiffPage
 
 from crack_plugin.datasets.errors import DatasetError
+from crack_plugin.tiff import TIFF_FAULTS
 
 HEIC_SUFFIXES = frozenset({'.heic', '.heif', '.hif'})
 READS_HEIC = find_spec('pillow_heif') is not None
@@ -210,7 +210,7 @@ def _fault(content: bytes, backend: str) -> str | None:
 def _fault_of_tiff(content: bytes, backend: str) -> str | None:
     try:
         return _fault_of_pages(content, backend)
-    except (TiffFileError, IndexError, KeyError, TypeError, ValueError, struct.error):  # for damaged headers
+    except TIFF_FAULTS:
         return _DAMAGED
 
 

@@ -2,16 +2,16 @@
 
 import math
 import re
-import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tifffile import TiffFile, TiffFileError
+from tifffile import TiffFile
 
 from crack_plugin.errors import CrackPluginError, MissingPackageError
+from crack_plugin.tiff import TIFF_FAULTS
 
 TIFF_SUFFIXES = frozenset({'.tif', '.tiff'})
 _SQUARE = 0.01
@@ -112,7 +112,7 @@ def read_georeference(path: Path) -> Georeference | None:
             f'{path} cannot be read: {error.strerror or error}. Its place and scale are needed: put it back, or take '
             'another --out.'
         ) from error
-    except (TiffFileError, IndexError, KeyError, TypeError, ValueError, struct.error):  # for damaged headers
+    except TIFF_FAULTS:
         # A picture of another format, or damaged, which whoever reads the picture tells.
         return None
     rasterio = import_rasterio(path)

@@ -105,9 +105,8 @@ def check_sliding(test_cfg: Mapping[str, Any]) -> None:
     if not isinstance(batch, int) or batch < 1:
         raise ConfigError(f'test_cfg has batch={batch!r}: give the number of windows in one forward, 1 or more.')
     scales = test_cfg.get('scales')
-    scales = (1,) if scales is None else scales
     numbers = isinstance(scales, Sequence) and all(isinstance(n, (int, float)) and n >= 1 for n in scales)
-    if not numbers or not scales:
+    if scales is not None and not (scales and numbers):
         raise ConfigError(
             f'test_cfg has scales={scales!r}: give numbers from 1 on, such as (1, 1.5): each window as it is, and in '
             'windows two thirds as long.'

@@ -11,12 +11,13 @@ import numpy as np
 from PIL import ExifTags
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from tifffile import TiffFile, TiffFileError
+from tifffile import TiffFile
 from tqdm import tqdm
 
 from crack_plugin.errors import CrackPluginError
 from crack_plugin.inspection.bands import Band
 from crack_plugin.inspection.georeference import TIFF_SUFFIXES, import_rasterio
+from crack_plugin.tiff import TIFF_FAULTS
 
 RASTER_PIXELS = 2**26
 """Pixels (67 megapixels) above which an image is predicted in bands: up to there it takes some 2 GB at once."""
@@ -67,7 +68,7 @@ def _tiff_pixels(path: Path) -> int:
         with TiffFile(path) as tiff:
             page = tiff.pages.first
             return int(page.imagelength * page.imagewidth)
-    except (OSError, TiffFileError, IndexError, KeyError, TypeError, ValueError, struct.error):  # of tifffile
+    except (OSError, *TIFF_FAULTS):
         return 0
 
 
