@@ -50,8 +50,8 @@ def test_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         else:
             exec(compile(source, f'{NOTEBOOK}, cell {number}', 'exec'), names)
     assert [row['epoch'] for row in names['history']] == list(range(1, 7))
-    # Better than painting everything, which would be 0.03, or nothing, 0.125: one picture of eight has no crack.
-    assert max(row['crack/IoU'] for row in names['history']) > 0.15
+    # Better than painting everything or nothing.
+    assert max(row['crack/IoU'] for row in names['history']) > 0.2
     assert names['prediction'].labels.shape == (336, 336)
     masks = sorted(Path('predictions', 'masks').glob('*.png'))
     assert len(masks) == 8
