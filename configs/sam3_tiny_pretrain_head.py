@@ -8,6 +8,8 @@ model = dict(
     detail_head=dict(channels=24),
     loss_decode=[dict(type='ForegroundDiceLoss'), dict(type='CrossEntropyLoss', loss_weight=0.5)],
 )
+# cuDNN would time the head's convolutions anew for every size of a picture
+env_cfg = dict(cudnn_benchmark=False)
 # At the pictures' own pixels, which is where the head works
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -16,8 +18,10 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5, direction='vertical'),
     dict(type='PackSegInputs'),
 ]
-train_dataloader = dict(dataset=dict(classes=classes, pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(classes=classes))
+# What else the pictures hold is background to it
+class_map = {'crack': 'crack', 'joint': None, 'spalling': None, 'rust stain': None}
+train_dataloader = dict(dataset=dict(classes=classes, class_map=class_map, pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(classes=classes, class_map=class_map))
 test_dataloader = val_dataloader
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 # Shorter than the base's training: 23,281 parameters

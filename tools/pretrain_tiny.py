@@ -1,7 +1,7 @@
 """Make the embedded tiny SAM 3 again: ``python tools/pretrain_tiny.py OUT``.
 
-Draws pictures, trains configs/sam3_tiny_pretrain.py on them and writes a Hugging Face folder; then, on pictures of
-cracks alone, configs/sam3_tiny_pretrain_head.py for a detail head beside it. The same command goes on where it stopped.
+Draws pictures, trains configs/sam3_tiny_pretrain.py on them and writes a Hugging Face folder; then, on some of the same
+pictures, configs/sam3_tiny_pretrain_head.py for a detail head beside it. The same command goes on where it stopped.
 """
 
 import argparse
@@ -46,14 +46,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/pretrain_tiny'), help='default: %(default)s')
     parser.add_argument('--pictures', type=whole_number(1), default=20000, help='to draw (default: %(default)s)')
     parser.add_argument('--epochs', type=whole_number(1), default=4, help='default: %(default)s')
-    parser.add_argument('--head-pictures', type=whole_number(1), default=3000, help='default: %(default)s')
+    parser.add_argument('--head-pictures', type=whole_number(1), default=4000, help='for a head (default: %(default)s)')
+    parser.add_argument('--seed', type=whole_number(0), default=0, help='of the pictures (default: %(default)s)')
     parser.add_argument('--workers', type=whole_number(1), default=2, help='processes that draw (default: %(default)s)')
     parser.add_argument('--minutes', type=whole_number(1), help='stop a training after so many; run again to go on')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='of the first config')
     return parser
 
 
-def draw(folder: Path, pictures: int, classes: Sequence[str], workers: int) -> None:
+def draw(folder: Path, pictures: int, seed: int, workers: int) -> None:
     """Draw what is not there yet."""
     write_dataset(
         folder,
@@ -62,7 +63,8 @@ def draw(folder: Path, pictures: int, classes: Sequence[str], workers: int) -> N
         size=SMALLEST,
         max_size=LARGEST,
         surfaces=SURFACES,
-        defects=classes,
+        defects=CLASSES,
+        seed=seed,
         label_margin=LABEL_MARGIN,
         workers=workers,
     )
@@ -94,7 +96,7 @@ def train(config: Path, data: Path, work_dir: Path, options: Sequence[str], minu
 def train_base(args: argparse.Namespace) -> bool:
     """Write the weights; whether they are there."""
     refuse_full_folder(args.out)
-    draw(args.data, args.pictures, CLASSES, args.workers)
+    draw(args.data, args.pictures, args.seed, args.workers)
     options = [f'{name}={args.epochs}' for name in LENGTH]
     if args.start:
         # half the steps of random weights: what is learned already is adapted, not overwritten
@@ -122,10 +124,10 @@ def average(file: Path, start: Path, share: float) -> None:
 
 
 def train_head(args: argparse.Namespace) -> None:
-    """Lay a detail head beside the weights."""
-    data, work_dir = (path.with_name(f'{path.name}_head') for path in (args.data, args.work_dir))
-    draw(data, args.head_pictures, CLASSES[:1], args.workers)
-    if (last := train(HEAD_CONFIG, data, work_dir, [f'model.base={args.out}'], args.minutes)) is None:
+    """Lay a detail head beside the weights, trained on the first of their pictures."""
+    work_dir = args.work_dir.with_name(f'{args.work_dir.name}_head')
+    options = [f'model.base={args.out}', f'train_dataloader.dataset.indices={args.head_pictures}']
+    if (last := train(HEAD_CONFIG, args.data, work_dir, options, args.minutes)) is None:
         return
     model = Predictor(work_dir / HEAD_CONFIG.name, str(last), device='cpu').model
     content = head_file(model.detail_head, model.base_hash)
