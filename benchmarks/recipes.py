@@ -28,6 +28,7 @@ from typing import Any
 from mmengine.config import Config
 
 from crack_plugin.files import write_atomically
+from crack_plugin.models.adapters import HEAD_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs'
@@ -48,6 +49,7 @@ STARTS = {
 # Parts that change one setting, and parts that add to a list: several of those can be combined.
 SETTINGS: dict[str, dict[str, Any]] = {
     'head': {'model': {'detail_head': {}}},
+    'pretrained-head': {'model': {'detail_head': {'weights': str(CONFIGS / 'sam3_tiny' / HEAD_FILE)}}},
     'head-square': {'model': {'detail_head': {'size': 'square'}}},
     'head48': {'model': {'detail_head': {'channels': 48}}},
     'mlp': {'model': {'lora': {'target_modules': [*ATTENTION, 'fc1', 'fc2']}}},

@@ -8,3 +8,5 @@ model = dict(
 )
 # The head starts from nothing: it needs 2e-3, whatever the adapters take
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(detail_head=dict(lr_mult=20))))
+# The head works at each photograph's own size, and cuDNN would time its convolutions anew for every size
+env_cfg = dict(cudnn_benchmark=False)

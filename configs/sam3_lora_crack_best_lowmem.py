@@ -5,3 +5,5 @@ model = dict(
     loss_decode=[dict(type='ForegroundDiceLoss'), dict(type='CrossEntropyLoss', loss_weight=0.5)],
 )
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(detail_head=dict(lr_mult=20))))
+# The head works at each photograph's own size, and cuDNN would time its convolutions anew for every size
+env_cfg = dict(cudnn_benchmark=False)

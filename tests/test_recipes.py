@@ -41,19 +41,27 @@ def test_parts_add_to_one_another(crack_folder: Path) -> None:
 
 
 def test_the_tiny_models_best_config_is_the_best_recipe(crack_folder: Path) -> None:
-    recipe = RECIPES.recipe_config('head+bce', crack_folder, 336, 1400, crack_folder).model
+    recipe = RECIPES.recipe_config('pretrained-head+bce', crack_folder, 336, 1400, crack_folder).model
     model = Config.fromfile(CONFIGS / 'sam3_tiny_lora_crack_best.py').model
     assert model.loss_decode == recipe.loss_decode
     assert {**recipe.detail_head, 'channels': 24} == model.detail_head
+    # There is no such head for SAM 3 itself.
+    scratch = {name: value for name, value in model.detail_head.items() if name != 'weights'}
     full = Config.fromfile(CONFIGS / 'sam3_lora_crack_best.py')
     low = Config.fromfile(CONFIGS / 'sam3_lora_crack_best_lowmem.py')
     for each in (full, low):
-        assert each.model.loss_decode == recipe.loss_decode and each.model.detail_head == model.detail_head
+        assert each.model.loss_decode == recipe.loss_decode and each.model.detail_head == scratch
         # The head's own rate is that of the tiny model's recipe.
         rate = each.optim_wrapper.paramwise_cfg.custom_keys.detail_head.lr_mult * each.optim_wrapper.optimizer.lr
         assert rate == pytest.approx(
             Config.fromfile(CONFIGS / 'sam3_tiny_lora_crack_best.py').optim_wrapper.optimizer.lr
         )
+
+
+@pytest.mark.parametrize('path', sorted(CONFIGS.glob('sam3_*.py')), ids=lambda path: path.stem)
+def test_cudnn_does_not_time_a_heads_convolutions_for_every_size(path: Path) -> None:
+    cfg = Config.fromfile(path)
+    assert cfg.env_cfg.cudnn_benchmark == (cfg.model.get('detail_head') is None)
 
 
 @pytest.mark.parametrize('name', ['segformer_b0', 'unet'])
