@@ -119,3 +119,15 @@ def test_parts_that_there_are_not_are_named(capsys: pytest.CaptureFixture) -> No
     with pytest.raises(SystemExit):
         RECIPES.main(['--data', 'roads=folder', '--recipes', 'lora+heads'])
     assert "['heads']" in capsys.readouterr().err
+
+
+def test_results_of_the_present_weights_are_those_of_the_pages() -> None:
+    table = RECIPES.table(json.loads((ROOT / 'benchmarks' / 'recipes_present_weights.json').read_text()))
+    page = (ROOT / 'docs' / 'recipes.md').read_text()
+    for recipe, seeds, cells in (
+        ('lora', 3, '0.500 ± 0.002 | 0.847 ± 0.007'),
+        ('lora+scales', 3, '0.536 ± 0.001 | 0.868 ± 0.002'),
+        ('pretrained-head+bce', 1, '0.530 | 0.858 | 0.645 | 0.767 | 0.696'),
+    ):
+        assert f'| crackforest | 336 | 1400 | {recipe} | {seeds} | {cells} |' in table and cells in page
+    assert '| 0.500 | 0.600 | 0.765 | 0.847 |' in (ROOT / 'README.md').read_text()

@@ -125,6 +125,7 @@ def average(file: Path, start: Path, share: float) -> None:
 
 def train_head(args: argparse.Namespace) -> None:
     """Lay a detail head beside the weights, trained on the first of their pictures."""
+    draw(args.data, args.pictures, args.seed, args.workers)
     work_dir = args.work_dir.with_name(f'{args.work_dir.name}_head')
     options = [f'model.base={args.out}', f'train_dataloader.dataset.indices={args.head_pictures}']
     if (last := train(HEAD_CONFIG, args.data, work_dir, options, args.minutes)) is None:
