@@ -71,11 +71,7 @@ def draw(folder: Path, pictures: int, seed: int, workers: int) -> None:
 
 
 def train(config: Path, data: Path, work_dir: Path, options: Sequence[str], minutes: int | None) -> Path | None:
-    """Train from the last checkpoint on.
-
-    Returns:
-        The last checkpoint; None if time ran out before.
-    """
+    """Train from the last checkpoint on, and return the newest; None if time ran out before."""
     options = [*(f'{name}_dataloader.dataset.data_root={data}' for name in ('train', 'val', 'test')), *options]
     tool = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(config), '--work-dir', str(work_dir)]
     resume = ['--resume'] if (work_dir / 'last_checkpoint').is_file() else []
