@@ -59,7 +59,7 @@ def build_detail_head(
     """
     if arguments is None:
         return None
-    known = ('channels', 'size', 'max_pixels', 'weights')
+    known = ('channels', 'size', 'max_pixels', 'levels', 'weights')
     if not isinstance(arguments, Mapping) or set(arguments) - set(known):
         raise ConfigError(f'detail_head={arguments!r}: give None, or a dict with some of {", ".join(known)}.')
     settings = dict(arguments)

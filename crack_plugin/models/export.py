@@ -160,18 +160,25 @@ def _about_second_input(head: DetailHead | None) -> dict[str, Any]:
         return {}
     return {
         'max_pixels': head.max_pixels,
+        'min_side': _least_side(head),
         DETAIL: 'the normalised image before that resize; if it has more than max_pixels, resized to as many, '
         'bilinear, antialiased, keeping the ratio',
     }
 
 
-def _dynamic_shapes(images: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
-    """Any number of images at once; the second input has any size."""
-    batch, height, width = map(torch.export.Dim, ('batch', 'height', 'width'))
+def _least_side(head: DetailHead | None) -> int | None:
+    """With two pixels in the coarsest level: for one, an exported file would take another path."""
+    return None if head is None or not head.levels else 2**head.levels + 1
+
+
+def _dynamic_shapes(module: SemanticPath, images: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
+    """Any number of images at once; the second input has any size that its head takes."""
+    batch, least = torch.export.Dim('batch'), _least_side(module.detail_head)
+    height, width = (torch.export.Dim(name, min=least) for name in ('height', 'width'))
     return ({0: batch}, {0: batch, 2: height, 3: width})[: len(images)]
 
 
-def _write_onnx(module: nn.Module, images: tuple[Tensor, ...], path: Path, description: str) -> None:
+def _write_onnx(module: SemanticPath, images: tuple[Tensor, ...], path: Path, description: str) -> None:
     try:
         import onnx
         import onnxruntime  # noqa: F401 - the file is run before it gets its name
@@ -183,7 +190,7 @@ def _write_onnx(module: nn.Module, images: tuple[Tensor, ...], path: Path, descr
         images,
         input_names=[INPUT, DETAIL][: len(images)],
         output_names=[OUTPUT],
-        dynamic_shapes=_dynamic_shapes(images),
+        dynamic_shapes=_dynamic_shapes(module, images),
         dynamo=True,
         verbose=False,
     )
@@ -204,8 +211,8 @@ def _run_onnx(path: Path, images: tuple[Tensor, ...]) -> np.ndarray:
     return logits
 
 
-def _write_pt2(module: nn.Module, images: tuple[Tensor, ...], path: Path, description: str) -> None:
-    program = torch.export.export(module, images, dynamic_shapes=_dynamic_shapes(images))
+def _write_pt2(module: SemanticPath, images: tuple[Tensor, ...], path: Path, description: str) -> None:
+    program = torch.export.export(module, images, dynamic_shapes=_dynamic_shapes(module, images))
     torch.export.save(program, path, extra_files={METADATA: description})
 
 

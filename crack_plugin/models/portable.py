@@ -16,7 +16,7 @@ from crack_plugin.errors import CrackPluginError
 from crack_plugin.models import adapters
 from crack_plugin.models.base import PREPROCESSOR
 from crack_plugin.models.base_files import EMBEDDED
-from crack_plugin.models.detail_head import SIZES
+from crack_plugin.models.detail_head import MAX_LEVELS, SIZES
 from crack_plugin.models.sam3_text_lora import SAM3TextLoRA
 
 FILE = 'crack_plugin.json'
@@ -83,6 +83,7 @@ _DETAIL_HEAD: dict[str, Callable[[Any], bool]] = {
     'channels': _is_size,
     'size': lambda value: value in SIZES,
     'max_pixels': lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0,
+    'levels': lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_LEVELS,
 }
 
 

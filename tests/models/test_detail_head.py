@@ -11,6 +11,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from crack_plugin.errors import ConfigError
 from crack_plugin.models import SAM3TextLoRA, detail_head
@@ -42,26 +43,43 @@ def predict(model: SAM3TextLoRA, images: Tensor, metas: list[dict] | None = None
 
 def whole_image(head: DetailHead, images: Tensor, embeddings: Tensor, coarse: Tensor) -> Tensor:
     """The head as its drawing says, on entire images and one prompt."""
-    size = images.shape[-2:]
-    enlarged = [F.interpolate(each, size=size, mode='bilinear') for each in (head.project(embeddings), coarse)]
+    variance, mean = torch.var_mean(images, dim=(2, 3), correction=0, keepdim=True)
+    images = (images - mean) / (variance + 1e-4).sqrt()
+    maps = [head.project(embeddings), coarse / 8]
+    if head.context is not None:
+        maps[0] = head.context(images, torch.cat(maps, dim=1), classes=1)
+    enlarged = [F.interpolate(each, size=images.shape[-2:], mode='bilinear') for each in maps]
     return head.correct(head.refine(torch.cat([head.image(images), *enlarged], dim=1)))
 
 
-@pytest.mark.parametrize('size', ['image', 'square'])
-def test_an_untrained_head_leaves_sam3s_logits(tiny_sam3: dict, size: str) -> None:
+@pytest.mark.parametrize('head', [{}, {'size': 'square'}, {'levels': 3}])
+def test_an_untrained_head_leaves_sam3s_logits(tiny_sam3: dict, head: dict) -> None:
     images = torch.randn(2, 3, 40, 70)
     plain = predict(build(tiny_sam3, None, prompts=['crack', 'joint']), images)
-    assert torch.equal(predict(build(tiny_sam3, {'size': size}, prompts=['crack', 'joint']), images), plain)
+    assert torch.equal(predict(build(tiny_sam3, head, prompts=['crack', 'joint']), images), plain)
 
 
 def test_parameters_of_the_head_for_the_tiny_sam3s_64_channels() -> None:
     assert sum(parameter.numel() for parameter in DetailHead(64).parameters()) == 23_281
 
 
-@pytest.mark.parametrize('recompute', [False, True])
-def test_strips_compute_what_whole_images_do(monkeypatch: pytest.MonkeyPatch, recompute: bool) -> None:
+@pytest.mark.parametrize(
+    ('arguments', 'parameters', 'work'), [({}, 27_889, 43), ({'channels': 16, 'levels': 4}, 322_737, 40)]
+)
+def test_size_and_work_of_the_head_for_sam3s_256_channels(arguments: dict, parameters: int, work: int) -> None:
+    """As docs/extend.md says, in kFLOP a pixel."""
+    head = DetailHead(256, **arguments).to('meta')
+    assert sum(parameter.numel() for parameter in head.parameters()) == parameters
+    shapes = (1, 3, 256, 256), (1, 256, 8, 8), (1, 1, 8, 8)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        head(*(torch.empty(shape, device='meta') for shape in shapes))
+    assert round(counter.get_total_flops() / 256**2 / 1000) == work
+
+
+@pytest.mark.parametrize(('recompute', 'levels'), [(False, 0), (True, 0), (True, 3)])
+def test_strips_compute_what_whole_images_do(monkeypatch: pytest.MonkeyPatch, recompute: bool, levels: int) -> None:
     """Values, and gradients of every weight and input."""
-    head = awaken(DetailHead(8, channels=4).double())
+    head = awaken(DetailHead(8, channels=4, levels=levels).double())
     images, embeddings, coarse = (
         torch.randn(*shape, dtype=torch.float64, requires_grad=True)
         for shape in ((2, 3, 37, 20), (2, 8, 5, 5), (2, 1, 5, 5))
@@ -78,20 +96,44 @@ def test_strips_compute_what_whole_images_do(monkeypatch: pytest.MonkeyPatch, re
         torch.testing.assert_close(own, reference)
 
 
-def test_each_prompt_is_corrected_by_itself(tiny_sam3: dict) -> None:
+def test_exposure_and_contrast_of_a_photograph_do_not_matter() -> None:
+    """Of what the head sees itself: a pale crack on asphalt has hardly a tenth of a dark one's contrast."""
+    head = awaken(DetailHead(8, channels=4, levels=2))
+    images, embeddings, coarse = torch.randn(1, 3, 37, 20), torch.randn(1, 8, 5, 5), torch.randn(1, 1, 5, 5)
+    torch.testing.assert_close(
+        head(0.5 * images + 2, embeddings, coarse), head(images, embeddings, coarse), rtol=1e-3, atol=1e-3
+    )
+    assert head(torch.ones_like(images), embeddings, coarse).isfinite().all()
+
+
+def test_levels_see_what_lies_further_away() -> None:
+    """Without, a correction depends on 9 x 9 pixels around it; a U-Net of 4 levels sees more than 40."""
+    reach = {}
+    for levels in (0, 4):
+        head = awaken(DetailHead(8, channels=4, levels=levels))
+        images = torch.randn(1, 3, 201, 201, requires_grad=True)
+        head(images, torch.randn(1, 8, 5, 5), torch.randn(1, 1, 5, 5))[0, 0, 100, 100].backward()
+        assert images.grad is not None
+        seen = images.grad[0, :, :, 100].abs().sum(dim=0)
+        reach[levels] = int((seen > 1e-3 * seen.max()).sum())
+    assert reach[0] == 9 and reach[4] > 40
+
+
+@pytest.mark.parametrize('levels', [0, 3])
+def test_each_prompt_is_corrected_by_itself(tiny_sam3: dict, levels: int) -> None:
     images = torch.randn(2, 3, 40, 70)
-    both = build(tiny_sam3, {}, prompts=['crack', 'joint'])
+    both = build(tiny_sam3, {'levels': levels}, prompts=['crack', 'joint'])
     awaken(both.detail_head)
     together = predict(both, images)
     for index, prompt in enumerate(both.prompts):
-        single = build(tiny_sam3, {}, prompts=[prompt])
+        single = build(tiny_sam3, {'levels': levels}, prompts=[prompt])
         single.load_state_dict(both.state_dict())
         torch.testing.assert_close(predict(single, images)[:, 0], together[:, index], rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize('size', ['image', 'square'])
-def test_no_image_depends_on_the_others_of_its_batch(tiny_sam3: dict, size: str) -> None:
-    model = build(tiny_sam3, {'size': size})
+@pytest.mark.parametrize('head', [{}, {'size': 'square'}, {'levels': 3}])
+def test_no_image_depends_on_the_others_of_its_batch(tiny_sam3: dict, head: dict) -> None:
+    model = build(tiny_sam3, head)
     awaken(model.detail_head)
     images = torch.randn(2, 3, 40, 70)
     padded = predict(model, images, [{'img_shape': (40, 70)}, {'img_shape': (30, 50)}])
@@ -181,12 +223,16 @@ def test_the_head_is_saved_beside_the_adapter(tiny_sam3: dict, tmp_path: Path, l
     assert torch.equal(predict(again, images), predict(trained, images))
     with pytest.raises(AdapterError, match=r"Set model.detail_head=dict\(channels=6, size='image', max_pixels=1016064"):
         build(tiny_sam3, None, adapter=str(tmp_path))
-    with pytest.raises(AdapterError, match='does not fit the model'):
-        build(tiny_sam3, {'channels': 5}, adapter=str(tmp_path))
+    for other in ({'channels': 5}, {'channels': 6, 'levels': 1}):
+        with pytest.raises(AdapterError, match='does not fit the model'):
+            build(tiny_sam3, other, adapter=str(tmp_path))
     path = tmp_path / detail_head.HEAD_FILE
     weights = load_file(path)
     save_file({**weights, 'correct.bias': torch.tensor([torch.nan])}, path)
     with pytest.raises(AdapterError, match='NaN or infinite'):
+        build(tiny_sam3, {'channels': 6}, adapter=str(tmp_path))
+    save_file(weights, path)
+    with pytest.raises(AdapterError, match='earlier version'):
         build(tiny_sam3, {'channels': 6}, adapter=str(tmp_path))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(AdapterError, match='damaged or cut short'):
@@ -247,7 +293,8 @@ def test_a_merged_folder_says_that_it_lacks_the_head(tiny_sam3: dict, tmp_path: 
         ({'channels': 0}, 'detail_head has channels=0'),
         ({'size': 336}, "choose 'image' or 'square'"),
         ({'max_pixels': 1e6}, 'detail_head has max_pixels=1000000.0'),
-        ({'chanels': 24}, 'some of channels, size, max_pixels, weights'),
+        ({'levels': 9}, 'detail_head has levels=9: give a whole number from 0 to 8'),
+        ({'chanels': 24}, 'some of channels, size, max_pixels, levels, weights'),
         ({'weights': 'none.safetensors'}, 'no such file'),
         (True, 'give None, or a dict'),
     ],

@@ -134,11 +134,11 @@ def test_weights_beyond_the_limit_of_onnx_lie_beside_it(tmp_path: Path, monkeypa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('size', ['image', 'square'])
-def test_a_detail_head_is_exported_too(size: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(('size', 'levels'), [('image', 0), ('image', 3), ('square', 0)])
+def test_a_detail_head_is_exported_too(size: str, levels: int, tmp_path: Path) -> None:
     """With negative prompts, which have no part in the file; a photograph that is not square, and another size."""
     torch.manual_seed(1)
-    head = {'size': size, 'max_pixels': 10_000 if size == 'image' else 500}
+    head = {'size': size, 'max_pixels': 10_000 if size == 'image' else 500, 'levels': levels}
     model = SAM3TextLoRA(
         base=TINY_SAM3, lora=LORA, prompts=PROMPTS, detail_head=head, negative_prompts=['joint']
     ).eval()
