@@ -39,6 +39,8 @@ FLIPS = [{'type': 'RandomFlip', 'prob': 0.5, 'direction': each} for each in ('ho
 BORDERS = {f'crop_{side}': 0.25 for side in ('left', 'right', 'top', 'bottom')}
 PACK = [{'type': 'PackSegInputs'}]
 
+CONTEXT = {'channels': 16, 'levels': 4}
+
 # What a recipe starts from.
 STARTS = {
     'lora': CONFIGS / 'sam3_tiny_lora_crack.py',
@@ -49,7 +51,8 @@ STARTS = {
 # Parts that change one setting, and parts that add to a list: several of those can be combined.
 SETTINGS: dict[str, dict[str, Any]] = {
     'head': {'model': {'detail_head': {}}},
-    'pretrained-head': {'model': {'detail_head': {'weights': str(CONFIGS / 'sam3_tiny' / HEAD_FILE)}}},
+    'context': {'model': {'detail_head': CONTEXT}},
+    'pretrained-context': {'model': {'detail_head': {**CONTEXT, 'weights': str(CONFIGS / 'sam3_tiny' / HEAD_FILE)}}},
     'head-square': {'model': {'detail_head': {'size': 'square'}}},
     'head48': {'model': {'detail_head': {'channels': 48}}},
     'mlp': {'model': {'lora': {'target_modules': [*ATTENTION, 'fc1', 'fc2']}}},
