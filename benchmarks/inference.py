@@ -18,6 +18,7 @@ import export
 import torch
 from mmengine.device import get_device
 from steps import (
+    BEST_HEAD,
     Work,
     matmul_peak,
     on_gpu,
@@ -32,9 +33,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import crack_plugin  # noqa: F401 - before any mmseg: makes it importable with mmcv-lite
-
-BEST_HEAD = {'channels': 16, 'levels': 4}
-"""That of sam3_lora_crack_best."""
 
 CPU_ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
     ('merged, fp32', {'dtype': None, 'compile': False}),

@@ -14,15 +14,12 @@ import torch.nn.functional as F
 from meta_device import peak_bytes, transformers_on_meta
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
-from steps import LITE_TEXT, PICTURE, PROMPT_TOKENS, PlainDice, our_config, prompt_tokens, reference_model
+from steps import BEST_HEAD, LITE_TEXT, PICTURE, PROMPT_TOKENS, PlainDice, our_config, prompt_tokens, reference_model
 from torch import Tensor
 
 import crack_plugin  # noqa: F401 - before any mmseg: makes it importable with mmcv-lite
 from crack_plugin.models import SAM3TextLoRA, semantic_path
 from crack_plugin.models.adapters import has_adapter
-
-BEST_HEAD = {'channels': 16, 'levels': 4}
-"""That of sam3_lora_crack_best."""
 
 TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
     'sam3_lora_crack: the reference recipe, fp16 autocast': ('sam3_lora_crack', {}),

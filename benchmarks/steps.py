@@ -28,6 +28,8 @@ from transformers import Sam3Config
 from transformers.models.sam3.modeling_sam3 import Sam3Model
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
+BEST_HEAD = Config.fromfile(CONFIGS / 'sam3_lora_crack_best.py').model.detail_head.to_dict()
+"""The detail head that recipes are measured with."""
 PICTURE = 640
 """Side of the photographs in pixels, that of a Roboflow export."""
 
