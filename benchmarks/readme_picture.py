@@ -17,7 +17,7 @@ from crack_plugin.prediction import Predictor
 from crack_plugin.visualization.panels import save_contact_sheet
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / 'configs' / 'sam3_tiny_lora_crack.py'
+CONFIG, ZERO_SHOT = (ROOT / 'configs' / f'sam3_tiny_{name}_crack.py' for name in ('lora', 'zeroshot'))
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
         samples = [load(dataset.get_data_info(index)) for index in range(args.pictures)]
         checkpoint = (args.work_dir / 'last_checkpoint').read_text(encoding='utf-8')
         models = {
-            'zero-shot': Predictor(CONFIG, device='cpu'),
+            'zero-shot': Predictor(ZERO_SHOT, device='cpu'),
             'with LoRA': Predictor(CONFIG, checkpoint, device='cpu'),
         }
         found = {name: [model(sample['img_path']).labels for sample in samples] for name, model in models.items()}

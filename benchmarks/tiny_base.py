@@ -4,10 +4,11 @@
     python benchmarks/tiny_base.py prompts [--pictures 200]
     python benchmarks/tiny_base.py large [--pictures 24] [--data NAME=FOLDER ...]
 
-``photographs`` scores data sets in YOLO layout, both splits, as tools/test.py does. ``prompts`` draws pictures with a
-crack and a joint on surfaces that the pretraining did not show, asks for each and holds the answer against both masks.
-``large`` draws pictures of 1440 x 1920 pixels on such surfaces, and compares the picture as a whole with windows; of a
-data set it lays 16 validation photographs side by side, at their own scale.
+``photographs`` scores data sets in YOLO layout, with polygons or masks, both splits, as tools/test.py does. ``prompts``
+draws pictures with a crack and a joint on surfaces that the pretraining did not show, asks for each and holds the
+answer against both masks; the config's threshold is for "crack", "joint" is marked where it has 0.5. ``large`` draws
+pictures of 1440 x 1920 pixels on such surfaces, and compares the picture as a whole with windows; of a data set it lays
+16 validation photographs side by side, at their own scale.
 """
 
 import argparse
@@ -18,9 +19,11 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from recipes import annotations
 
 from crack_plugin.datasets import YOLOCrackDataset
 from crack_plugin.datasets.synthetic import HELD_OUT, Picture, draw
+from crack_plugin.models.tuned_threshold import DEFAULT
 from crack_plugin.prediction import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,7 +62,7 @@ def photographs(args: argparse.Namespace) -> None:
     for name, folder in (item.split('=', 1) for item in args.data):
         for split in ('train', 'valid'):
             cfg = config(args)
-            cfg.test_dataloader.dataset.update(data_root=folder, split=split)
+            cfg.test_dataloader.dataset.update(data_root=folder, split=split, annotations=annotations(Path(folder)))
             cfg.work_dir = f'work_dirs/tiny_base/{name}_{split}'
             scores = Runner.from_cfg(cfg).test()
             print(f'| {name} {split} | {" | ".join(f"{scores[column]:.3f}" for column in COLUMNS)} |', flush=True)
@@ -84,7 +87,9 @@ def drawn(count: int, size: tuple[int, int], defects: Sequence[str]) -> Iterator
 def prompts(args: argparse.Namespace) -> None:
     """IoU of what each prompt marks with its own mask, and with the other's."""
     names = ('crack', 'joint')
-    predictors = [Predictor(config(args), prompts=[name]) for name in names]
+    configs = [config(args) for _ in names]
+    configs[1].model.threshold = DEFAULT
+    predictors = [Predictor(cfg, prompts=[name]) for cfg, name in zip(configs, names, strict=True)]
     results: dict[str, list[list[float]]] = {surface: [] for surface in HELD_OUT}
     for surface, picture in drawn(args.pictures, SIZE, names):
         found = [predictor(picture.image).labels > 0 for predictor in predictors]
@@ -102,7 +107,9 @@ def prompts(args: argparse.Namespace) -> None:
 def mosaics(folder: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """16 photographs of the validation split in each, cut to the smallest of them, and their masks."""
     pipeline = [{'type': 'LoadImageFromFile'}, {'type': 'LoadYOLOPolygons'}]
-    dataset = YOLOCrackDataset(data_root=folder, split='valid', pipeline=pipeline)
+    dataset = YOLOCrackDataset(
+        data_root=folder, split='valid', annotations=annotations(Path(folder)), pipeline=pipeline
+    )
     loaded = [dataset[index] for index in range(len(dataset))]
     pairs = [(each['img'], each['gt_seg_map'] == 1) for each in loaded]
     pairs = [tuple(map(np.rot90, pair)) if len(pair[1]) > pair[1].shape[1] else pair for pair in pairs]
