@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         image, whole, killed = (Path(temporary, name) for name in ('image.tif', 'whole', 'killed'))
         draw_raster(image, args.megapixels, nodata=0.0)
         tool = [sys.executable, str(ROOT / 'tools' / 'predict.py'), str(image), '--config', str(args.config)]
-        tool += ['--slide', *map(str, args.slide), '--cracks', '--vector', 'geojson', '--device', 'cpu', '--out']
+        tool += ['--slide', *map(str, args.slide), '--cfg-options', 'model.test_cfg.scales=[1]']
+        tool += ['--cracks', '--vector', 'geojson', '--device', 'cpu', '--out']
         # CPU time up to the first band, and up to the end
         begun = seconds = 0.0
 
