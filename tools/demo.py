@@ -28,7 +28,7 @@ COLUMNS = ('crack/IoU', 'crack/Dice', 'crack/Precision', 'crack/Recall', 'crack/
 # picture has one: of two dozen, a few without would decide the mean.
 LABELS: dict[str, Any] = {'label_margin': (1.5, 2.5), 'negative_share': 0.0}
 # Of the config's 20 epochs, and not each validated, so that it ends within five minutes on two cores.
-LENGTH = ('train_cfg.max_epochs=12', 'train_cfg.val_interval=3', 'param_scheduler.0.T_max=12')
+LENGTH = ('train_cfg.max_epochs=8', 'train_cfg.val_interval=2', 'param_scheduler.0.T_max=8')
 LAST_LINES = 15
 """How much of the log is shown if a tool fails."""
 
