@@ -45,6 +45,9 @@ def test_the_tiny_models_best_config_is_the_best_recipe(crack_folder: Path) -> N
     model = Config.fromfile(CONFIGS / 'sam3_tiny_lora_crack_best.py').model
     assert model.loss_decode == recipe.loss_decode
     assert recipe.detail_head == model.detail_head
+    # Parts are compared on photographs that are seen once, as SAM 3 sees them; RECIPE+scales is the config as it is.
+    assert recipe.test_cfg.scales == (1,)
+    assert f'model.test_cfg.scales={list(model.test_cfg.scales)}'.replace(' ', '') == RECIPES.AT_SCALES
     full = Config.fromfile(CONFIGS / 'sam3_lora_crack_best.py')
     low = Config.fromfile(CONFIGS / 'sam3_lora_crack_best_lowmem.py')
     for each in (full, low):
