@@ -17,7 +17,8 @@ from crack_plugin.prediction import Predictor
 from crack_plugin.visualization.panels import save_contact_sheet
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG, ZERO_SHOT = (ROOT / 'configs' / f'sam3_tiny_{name}_crack.py' for name in ('lora', 'zeroshot'))
+CONFIG = ROOT / 'configs' / 'sam3_tiny_lora_crack.py'
+ZERO_SHOT = ROOT / 'configs' / 'sam3_tiny_zeroshot_crack.py'
 
 
 def main() -> None:

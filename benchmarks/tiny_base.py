@@ -87,9 +87,9 @@ def drawn(count: int, size: tuple[int, int], defects: Sequence[str]) -> Iterator
 def prompts(args: argparse.Namespace) -> None:
     """IoU of what each prompt marks with its own mask, and with the other's."""
     names = ('crack', 'joint')
-    configs = [config(args) for _ in names]
-    configs[1].model.threshold = DEFAULT
-    predictors = [Predictor(cfg, prompts=[name]) for cfg, name in zip(configs, names, strict=True)]
+    of_cracks, of_joints = config(args), config(args)
+    of_joints.model.threshold = DEFAULT
+    predictors = [Predictor(of_cracks, prompts=['crack']), Predictor(of_joints, prompts=['joint'])]
     results: dict[str, list[list[float]]] = {surface: [] for surface in HELD_OUT}
     for surface, picture in drawn(args.pictures, SIZE, names):
         found = [predictor(picture.image).labels > 0 for predictor in predictors]

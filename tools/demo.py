@@ -20,7 +20,8 @@ from crack_plugin.errors import ToolError
 from crack_plugin.hooks.history import FILE, read_history
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG, ZERO_SHOT = (ROOT / 'configs' / f'sam3_tiny_{name}_crack.py' for name in ('lora', 'zeroshot'))
+CONFIG = ROOT / 'configs' / 'sam3_tiny_lora_crack.py'
+ZERO_SHOT = ROOT / 'configs' / 'sam3_tiny_zeroshot_crack.py'
 # One that the tiny SAM 3 was not pretrained on.
 SURFACE = HELD_OUT[0]
 COLUMNS = ('crack/IoU', 'crack/Dice', 'crack/Precision', 'crack/Recall', 'crack/clIoU')
