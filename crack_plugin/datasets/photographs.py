@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from tifffile import PHOTOMETRIC, PLANARCONFIG, SAMPLEFORMAT, TiffFile, TiffPage
 
 from crack_plugin.datasets.errors import DatasetError
-from crack_plugin.tiff import TIFF_FAULTS
+from crack_plugin.tiff import TIFF_FAULTS, tiff_orientation
 
 HEIC_SUFFIXES = frozenset({'.heic', '.heif', '.hif'})
 READS_HEIC = find_spec('pillow_heif') is not None
@@ -93,6 +93,9 @@ def read_photograph(
             content = fileio.get(path)
         except OSError as error:
             raise _unreadable(path, error) from error
+    orientation = 1
+    if content[:4] in _TIFF_HEADS and color_type in ('color', 'grayscale'):
+        content, orientation = _without_orientation(content)
     try:
         fault = _fault(content, backend) if color_type != 'unchanged' else None
         image = _decode(content, color_type, backend) if fault is None else None
@@ -108,7 +111,7 @@ def read_photograph(
         raise ImageError(
             f'image {path} is of a format that is not read, whatever its extension says. Convert it to JPEG or PNG.'
         )
-    return image
+    return _upright(image, orientation)
 
 
 def unread_remedy(suffix: str) -> str:
@@ -186,6 +189,35 @@ def _decode(content: bytes, color_type: str, backend: str) -> np.ndarray | None:
 
     pillow_heif.register_heif_opener()
     return mmcv.imfrombytes(content, flag=color_type, backend='pillow')
+
+
+def _without_orientation(content: bytes) -> tuple[bytes, int]:
+    """A TIFF file as if its picture were upright, and the orientation that it has.
+
+    Of a picture in tiles OpenCV turns each tile where it is.
+    """
+    try:
+        with TiffFile(io.BytesIO(content)) as tiff:
+            page = tiff.pages.first
+            orientation = tiff_orientation(page)
+            if orientation == 1:
+                return content, 1
+            start = page.tags['Orientation'].valueoffset
+            upright = (1).to_bytes(2, 'little' if tiff.byteorder == '<' else 'big')
+    except TIFF_FAULTS:  # told with what is the matter
+        return content, 1
+    return content[:start] + upright + content[start + 2 :], orientation
+
+
+def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """A picture turned from how it lies in its file: TIFF 6.0, p. 36."""
+    if orientation >= 5:
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
 
 
 def _is_of_a_read_format(content: bytes) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from tifffile import TiffFile
 
 from crack_plugin.errors import CrackPluginError, MissingPackageError
-from crack_plugin.tiff import TIFF_FAULTS
+from crack_plugin.tiff import TIFF_FAULTS, tiff_orientation
 
 TIFF_SUFFIXES = frozenset({'.tif', '.tiff'})
 _SQUARE = 0.01
@@ -99,14 +99,17 @@ def read_georeference(path: Path) -> Georeference | None:
 
     Raises:
         UnreadableError: The file is not there, cannot be opened, or GDAL refuses it.
+        GeoreferenceError: Its picture is turned by its orientation.
         MissingPackageError: It is a GeoTIFF, and rasterio is not installed.
     """
     if path.suffix.lower() not in TIFF_SUFFIXES:
         return None
     try:
         with TiffFile(path) as tiff:
-            if not tiff.pages.first.is_geotiff:
+            page = tiff.pages.first
+            if not page.is_geotiff:
                 return None
+            orientation = tiff_orientation(page)
     except OSError as error:
         raise UnreadableError(
             f'{path} cannot be read: {error.strerror or error}. Its place and scale are needed: put it back, or take '
@@ -125,6 +128,11 @@ def read_georeference(path: Path) -> Georeference | None:
         ) from error
     if crs is None or transform.is_identity:
         return None
+    if orientation != 1:
+        raise GeoreferenceError(
+            f'{path} has a georeference, which is of the picture as it is stored, and is turned when it is read: its '
+            f'tag Orientation is {orientation}. `gdal_translate {path} NEW.tif` leaves the tag out.'
+        )
     return Georeference(tuple(transform)[:6], crs.to_wkt(), crs.to_string(), *_unit(crs))
 
 

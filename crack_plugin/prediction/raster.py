@@ -17,7 +17,7 @@ from tqdm import tqdm
 from crack_plugin.errors import CrackPluginError
 from crack_plugin.inspection.bands import Band
 from crack_plugin.inspection.georeference import TIFF_SUFFIXES, import_rasterio
-from crack_plugin.tiff import TIFF_FAULTS
+from crack_plugin.tiff import TIFF_FAULTS, tiff_orientation
 
 RASTER_PIXELS = 2**26
 """Pixels (67 megapixels) above which an image is predicted in bands: up to there it takes some 2 GB at once."""
@@ -39,9 +39,8 @@ def pixels_of(path: Path) -> int:
     """Pixels of an image whose rows can be read one after the other, from its header.
 
     Returns:
-        0 for what has to be read at once (other formats, a progressive JPEG, a JPEG or PNG that its EXIF orientation
-        turns, or of other than 8 bits a channel in grey or RGB), and for what cannot be opened, which whoever reads it
-        tells.
+        0 for what has to be read at once (other formats, a progressive JPEG, what its EXIF orientation turns, a JPEG or
+        PNG of other than 8 bits a channel in grey or RGB), and for what cannot be opened, which whoever reads it tells.
     """
     suffix = path.suffix.lower()
     if suffix in TIFF_SUFFIXES:
@@ -67,7 +66,7 @@ def _tiff_pixels(path: Path) -> int:
     try:
         with TiffFile(path) as tiff:
             page = tiff.pages.first
-            return int(page.imagelength * page.imagewidth)
+            return int(page.imagelength * page.imagewidth) if tiff_orientation(page) == 1 else 0
     except (OSError, *TIFF_FAULTS):
         return 0
 

@@ -109,6 +109,37 @@ def test_image_and_label_follow_the_exif_orientation(images, picture, suffix, or
     assert_label_fits(sample)
 
 
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'tile': (32, 32)},
+        {'tile': (32, 32), 'planarconfig': 'separate'},
+        {'tile': (32, 32), 'byteorder': '>', 'bigtiff': True},
+        {'tile': (32, 32), 'bits': 16},
+        {'rowsperstrip': 3, 'compression': 'zlib'},
+    ],
+    ids='-'.join,
+)
+@pytest.mark.parametrize(('orientation', 'stored'), enumerate([None, *STORED], start=1))
+def test_tiff_follows_its_orientation_however_it_is_stored(images, options, orientation, stored):
+    upright = np.random.default_rng(0).integers(0, 256, (44, 70, 3), dtype=np.uint8)
+    pixels = upright if stored is None else np.asarray(Image.fromarray(upright).transpose(stored))
+    options = dict(options)
+    if options.pop('bits', 8) == 16:
+        pixels = pixels * np.uint16(257)
+    if 'planarconfig' in options:
+        pixels = np.moveaxis(pixels, -1, 0)
+    tag = (274, 'H', 1, orientation, True)
+    tifffile.imwrite(images / 'crack.tif', pixels, photometric='rgb', extratags=[tag], **options)
+    np.testing.assert_array_equal(read_photograph(str(images / 'crack.tif')), upright[..., ::-1])
+
+
+def test_orientation_that_means_nothing_turns_nothing(images):
+    pixels = np.random.default_rng(0).integers(0, 256, (44, 70, 3), dtype=np.uint8)
+    tifffile.imwrite(images / 'crack.tif', pixels, photometric='rgb', extratags=[(274, 'H', 1, 9, True)])
+    np.testing.assert_array_equal(read_photograph(str(images / 'crack.tif')), pixels[..., ::-1])
+
+
 @pytest.mark.parametrize('suffix', ['png', 'tif'])
 @pytest.mark.parametrize('channels', [1, 3])
 def test_16_bits_keep_their_upper_8(images, suffix, channels):

@@ -253,6 +253,23 @@ def test_a_geotiff_that_gdal_refuses_does_not_stop_the_others(tmp_path: Path) ->
         wanted.check([Source(path, 'damaged')], {row.mask: [row]})
 
 
+def test_a_geotiff_that_is_turned_is_refused_before_anything_is_predicted(tmp_path: Path) -> None:
+    pytest.importorskip('rasterio')
+    path = tmp_path / 'turned.tif'
+    place = [(33550, 'd', 3, (0.001, 0.001, 0.0), True), (33922, 'd', 6, (0.0, 0.0, 0.0, 5e5, 5e6, 0.0), True)]
+    crs = (34735, 'H', 12, (1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, 32632), True)
+    for orientation in (1, 6):
+        tags = [*place, crs, (274, 'H', 1, orientation, True)]
+        tifffile.imwrite(path, np.zeros((4, 6, 3), np.uint8), photometric='rgb', extratags=tags)
+        read_georeference.cache_clear()
+        if orientation == 1:
+            assert read_georeference(path).mm_per_pixel() == pytest.approx(1)
+    with pytest.raises(
+        GeoreferenceError, match=r'turned\.tif .* tag Orientation is 6\. `gdal_translate .*turned\.tif NEW'
+    ):
+        Wanted(cracks=True).check([Source(path, 'turned')], {})
+
+
 def test_geopackage_without_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__('sys').modules, 'pyogrio', None)
     with pytest.raises(MissingPackageError, match=r'crack_plugin\[geo\]'):

@@ -358,6 +358,7 @@ def test_photographs_that_have_to_be_read_at_once(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     grey.save(tmp_path / 'turned.jpg', exif=exif)
+    grey.save(tmp_path / 'turned.tif', exif=exif)
     grey.convert('CMYK').save(tmp_path / 'cmyk.jpg')
     grey.save(tmp_path / 'progressive.jpg', progressive=True)
     grey.convert('P').save(tmp_path / 'palette.png')
