@@ -1,9 +1,11 @@
 """GeoTIFFs and photographs that do not fit into memory: which they are, and how their rows are read. Needs rasterio."""
 
+import logging
 import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,12 @@ TILE = 512
 """Side of the tiles that are written."""
 
 _PIXELS_AT_ONCE = 2**22
+
+_CORRUPT_JPEG = 'Corrupt JPEG data'
+"""What libjpeg says of a file, and of a tile of a TIFF, whose bytes are not as they were written."""
+
+_BEFORE_THE_END = 'extraneous bytes before marker 0xd9'
+"""The same of bytes that some cameras leave behind a complete picture."""
 
 
 class RasterError(CrackPluginError, ValueError):
@@ -107,17 +115,37 @@ class Raster:
 
         window = ((top, bottom), (left, self.shape[1] if right is None else right))
         try:
-            image = self._source.read(self._channels, window=window)
-            valid = None if self._is_complete else self._source.dataset_mask(window=window) > 0
+            with _logged_by_rasterio() as logged:
+                image = self._source.read(self._channels, window=window)
+                valid = None if self._is_complete else self._source.dataset_mask(window=window) > 0
         except (RasterioError, OSError) as error:
-            raise RasterError(
-                f'{self.path}: rows {top:,} to {bottom:,} of {self.shape[0]:,} cannot be read; the file is cut short, '
-                'damaged or was changed meanwhile. What was predicted is kept: restore the file, and the same command '
-                f'goes on there. ({error.__cause__ or error})'
-            ) from error
+            raise self._unreadable(top, bottom, error.__cause__ or error) from error
+        # From there on the pixels of a tile or of all rows that follow are noise, which GDAL takes for a picture.
+        warned = map(logging.LogRecord.getMessage, logged)
+        damages = [text for text in warned if _CORRUPT_JPEG in text and _BEFORE_THE_END not in text]
+        if damages:
+            raise self._unreadable(top, bottom, damages[0])
         if len(image) == 1:
             image = np.repeat(image, 3, axis=0)
         return image, np.ones(image.shape[1:], bool) if valid is None else valid
+
+    def _unreadable(self, top: int, bottom: int, why: object) -> RasterError:
+        return RasterError(
+            f'{self.path}: rows {top:,} to {bottom:,} of {self.shape[0]:,} cannot be read; the file is cut short, '
+            'damaged or was changed meanwhile. What was predicted is kept: restore the file, and the same command '
+            f'goes on there. ({why})'
+        )
+
+
+@contextmanager
+def _logged_by_rasterio() -> Iterator[list[logging.LogRecord]]:
+    """What GDAL warns of meanwhile."""
+    logger, handler = logging.getLogger('rasterio'), BufferingHandler(2**16)
+    logger.addHandler(handler)
+    try:
+        yield handler.buffer
+    finally:
+        logger.removeHandler(handler)
 
 
 @contextmanager

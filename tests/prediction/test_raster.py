@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from drawn_cracks import length, line
 from mmengine.config import Config
@@ -215,10 +216,36 @@ def test_a_photograph_beside_a_raster_of_its_name_is_refused() -> None:
 
 
 def test_pictures_of_one_file_are_refused(tmp_path: Path) -> None:
-    tifffile = pytest.importorskip('tifffile')
     tifffile.imwrite(tmp_path / 'two.tif', np.zeros((2, 64, 64, 3), np.uint8), photometric='rgb')
     with pytest.raises(RasterError, match=r'two\.tif holds 2 pictures'), open_raster(tmp_path / 'two.tif'):
         pass
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.tif'])
+def test_jpeg_data_that_were_overwritten_are_told(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f'a{suffix}'
+    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (256, 128, 3), np.uint8), (0, 0), 2)
+    if suffix == '.jpg':
+        cv2.imwrite(str(path), image)
+        place = path.stat().st_size * 3 // 4
+    else:
+        options = {'compress': 'jpeg', 'photometric': 'ycbcr', 'blockxsize': 128, 'blockysize': 128}
+        write_tiff(path, image.transpose(2, 0, 1), **options)
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            place = page.dataoffsets[1] + page.databytecounts[1] // 2
+    content = path.read_bytes()
+    with open_raster(path) as whole:
+        expected, _ = whole.read(0, 256)
+    path.write_bytes(content[:place] + b'\xff\xd9' * 50 + content[place + 100 :])
+    with open_raster(path) as damaged:
+        np.testing.assert_array_equal(damaged.read(0, 64)[0], expected[:, :64])
+        with pytest.raises(RasterError, match=rf'a\{suffix}: rows 128 to 256 of 256 cannot be read.*Corrupt JPEG'):
+            damaged.read(128, 256)
+    # What stands behind a complete picture damages nothing.
+    path.write_bytes(content[:-2] + b'behind it' + content[-2:] if suffix == '.jpg' else content)
+    with open_raster(path) as complete:
+        np.testing.assert_array_equal(complete.read(0, 256)[0], expected)
 
 
 def test_file_that_was_cut_short_goes_on_once_it_is_restored(ortho: Source, tmp_path: Path) -> None:
