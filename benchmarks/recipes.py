@@ -27,6 +27,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from crack_plugin.datasets.data_yaml import read_data_yaml
 from crack_plugin.files import write_atomically
 from crack_plugin.models.adapters import HEAD_FILE
 
@@ -232,14 +233,22 @@ def _mean_and_deviation(values: Sequence[float]) -> str:
     return f'{mean} ± {statistics.stdev(values):.3f}' if len(values) > 1 else mean
 
 
+def pretraining_config(name: str, pictures: Path, images: int, out: Path) -> Config:
+    """The config of a training on synthetic pictures; what they show beside cracks is background."""
+    cfg = recipe_config(name, pictures, PRETRAINING_SIZE, images, out)
+    others = dict.fromkeys(read_data_yaml(pictures).names or [])
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.class_map = {**others, 'crack': 'crack'}
+    cfg.train_dataloader.update(batch_size=16, num_workers=2)
+    cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=1)
+    return cfg
+
+
 def pretrain(name: str, pictures: Path, images: int, out: Path) -> None:
     """Train a model of MMSegmentation on synthetic pictures, as the embedded base was."""
     if (out / f'{name}.pth').is_file():
         return
-    cfg = recipe_config(name, pictures, PRETRAINING_SIZE, images, out)
-    cfg.train_dataloader.update(batch_size=16, num_workers=2)
-    cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=1)
-    train(cfg, out / name, seed=1)
+    train(pretraining_config(name, pictures, images, out), out / name, seed=1)
     checkpoint = Path((out / name / 'last_checkpoint').read_text())
     checkpoint.replace(out / f'{name}.pth')
 

@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import CONFIGS, ROOT, load_script
 from mmengine.config import Config
-from mmseg.registry import MODELS
+from mmseg.registry import DATASETS, MODELS
+
+from crack_plugin.datasets.synthetic import write_dataset
 
 RECIPES = load_script(ROOT / 'benchmarks' / 'recipes.py')
 
@@ -74,6 +77,19 @@ def test_other_models_see_the_same_square(crack_folder: Path, tmp_path: Path, na
         (resize,) = (each for each in loader.dataset.pipeline if each['type'] == 'Resize')
         assert resize['scale'] == (336, 336)
     assert cfg.param_scheduler[-1].T_max == cfg.param_scheduler[-1].end == cfg.train_cfg.max_epochs
+
+
+def test_others_are_pretrained_on_the_cracks_of_the_pictures_that_the_base_has_seen(tmp_path: Path) -> None:
+    write_dataset(tmp_path, 4, 1, (48, 40), 'tiles', ('crack', 'joint'), negative_share=0)
+    seen = RECIPES.pretraining_config('segformer_b0', tmp_path, 4, tmp_path).train_dataloader.dataset
+    seen.pipeline = RECIPES.READ
+    cracks, all_classes = (
+        DATASETS.build(seen),
+        DATASETS.build({**seen, 'class_map': None, 'classes': ['crack', 'joint']}),
+    )
+    assert {label for sample in all_classes for label in np.unique(sample['gt_seg_map'])} == {0, 1, 2}
+    for ours, both in zip(cracks, all_classes, strict=True):
+        np.testing.assert_array_equal(ours['gt_seg_map'], both['gt_seg_map'] == 1)
 
 
 def test_committed_results_are_those_of_the_page() -> None:
