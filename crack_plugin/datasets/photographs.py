@@ -202,11 +202,11 @@ def _without_orientation(content: bytes) -> tuple[bytes, int]:
             orientation = tiff_orientation(page)
             if orientation == 1:
                 return content, 1
-            start = page.tags['Orientation'].valueoffset
-            upright = (1).to_bytes(2, 'little' if tiff.byteorder == '<' else 'big')
+            tag = page.tags['Orientation']
+            upright = (1).to_bytes(tag.valuebytecount, 'little' if tiff.byteorder == '<' else 'big')
     except TIFF_FAULTS:  # told with what is the matter
         return content, 1
-    return content[:start] + upright + content[start + 2 :], orientation
+    return content[: tag.valueoffset] + upright + content[tag.valueoffset + len(upright) :], orientation
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:

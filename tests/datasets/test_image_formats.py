@@ -115,6 +115,7 @@ def test_image_and_label_follow_the_exif_orientation(images, picture, suffix, or
         {'tile': (32, 32)},
         {'tile': (32, 32), 'planarconfig': 'separate'},
         {'tile': (32, 32), 'byteorder': '>', 'bigtiff': True},
+        {'tile': (32, 32), 'byteorder': '>', 'dtype': 'I'},
         {'tile': (32, 32), 'bits': 16},
         {'rowsperstrip': 3, 'compression': 'zlib'},
     ],
@@ -129,7 +130,7 @@ def test_tiff_follows_its_orientation_however_it_is_stored(images, options, orie
         pixels = pixels * np.uint16(257)
     if 'planarconfig' in options:
         pixels = np.moveaxis(pixels, -1, 0)
-    tag = (274, 'H', 1, orientation, True)
+    tag = (274, options.pop('dtype', 'H'), 1, orientation, True)
     tifffile.imwrite(images / 'crack.tif', pixels, photometric='rgb', extratags=[tag], **options)
     np.testing.assert_array_equal(read_photograph(str(images / 'crack.tif')), upright[..., ::-1])
 
