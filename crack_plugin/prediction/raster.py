@@ -47,8 +47,9 @@ def pixels_of(path: Path) -> int:
     """Pixels of an image whose rows can be read one after the other, from its header.
 
     Returns:
-        0 for what has to be read at once (other formats, a progressive JPEG, what its EXIF orientation turns, a JPEG or
-        PNG of other than 8 bits a channel in grey or RGB), and for what cannot be opened, which whoever reads it tells.
+        0 for what has to be read at once (other formats, a progressive JPEG, a JPEG or PNG that its EXIF orientation
+        turns, or of other than 8 bits a channel in grey or RGB), and for what cannot be opened, which whoever reads it
+        tells.
     """
     suffix = path.suffix.lower()
     if suffix in TIFF_SUFFIXES:
@@ -74,7 +75,7 @@ def _tiff_pixels(path: Path) -> int:
     try:
         with TiffFile(path) as tiff:
             page = tiff.pages.first
-            return int(page.imagelength * page.imagewidth) if tiff_orientation(page) == 1 else 0
+            return int(page.imagelength * page.imagewidth)
     except (OSError, *TIFF_FAULTS):
         return 0
 
@@ -154,7 +155,7 @@ def open_raster(path: Path) -> Iterator[Raster]:
 
     Raises:
         MissingPackageError: rasterio is not installed.
-        RasterError: It cannot be opened, or is no picture of 8 bits a channel.
+        RasterError: It cannot be opened, is no picture of 8 bits a channel, or is turned by its orientation.
     """
     rasterio = import_rasterio(path)
     try:
@@ -165,6 +166,8 @@ def open_raster(path: Path) -> Iterator[Raster]:
     except rasterio.errors.RasterioIOError as error:
         raise RasterError(f'{path} cannot be opened: {error}. Restore it, or remove it.') from error
     with source:
+        if source.driver == 'GTiff':
+            _refuse_turned(path)
         if len(source.subdatasets) > 1:
             raise RasterError(f'{path} holds {len(source.subdatasets)} pictures. Save each as a file of its own.')
         rows = max(height for height, _ in source.block_shapes)
@@ -174,6 +177,19 @@ def open_raster(path: Path) -> Iterator[Raster]:
         cache = 2 * rows * (source.width + 1024) * source.count + 2**25
         with rasterio.Env(GDAL_CACHEMAX=cache):
             yield Raster(path, source)
+
+
+def _refuse_turned(path: Path) -> None:
+    try:
+        with TiffFile(path) as tiff:
+            orientation = tiff_orientation(tiff.pages.first)
+    except TIFF_FAULTS as error:
+        raise RasterError(f'{path} cannot be opened: {error}. Restore it, or remove it.') from error
+    if orientation != 1:
+        raise RasterError(
+            f'{path} is displayed turned (its tag Orientation is {orientation}), and a large TIFF is read as it is '
+            f'stored. Leave the tag out: `gdal_translate {path} NEW.tif`.'
+        )
 
 
 def is_raster(mask: str) -> bool:

@@ -337,6 +337,16 @@ def test_palette_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_turned_tiff_is_refused(tmp_path: Path) -> None:
+    pixels, tag = np.zeros((64, 32, 3), np.uint8), (274, 'H', 1, 6, True)
+    tifffile.imwrite(tmp_path / 'a.tif', pixels, photometric='rgb', extratags=[tag])
+    with (
+        pytest.raises(RasterError, match=r'Orientation is 6.*`gdal_translate .*a\.tif NEW'),
+        open_raster(tmp_path / 'a.tif'),
+    ):
+        pass
+
+
 def test_grey_is_three_channels(tmp_path: Path) -> None:
     grey = np.arange(64, dtype=np.uint8).reshape(1, 8, 8)
     path = write_tiff(tmp_path / 'a.tif', grey, photometric='minisblack', tiled=False)
@@ -385,7 +395,6 @@ def test_photographs_that_have_to_be_read_at_once(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     grey.save(tmp_path / 'turned.jpg', exif=exif)
-    grey.save(tmp_path / 'turned.tif', exif=exif)
     grey.convert('CMYK').save(tmp_path / 'cmyk.jpg')
     grey.save(tmp_path / 'progressive.jpg', progressive=True)
     grey.convert('P').save(tmp_path / 'palette.png')
