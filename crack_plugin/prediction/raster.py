@@ -120,18 +120,18 @@ class Raster:
                 image = self._source.read(self._channels, window=window)
                 valid = None if self._is_complete else self._source.dataset_mask(window=window) > 0
         except (RasterioError, OSError) as error:
-            raise self._unreadable(top, bottom, error.__cause__ or error) from error
+            raise RasterError(self._damage(top, bottom, error.__cause__ or error)) from error
         # From there on the pixels of a tile or of all rows that follow are noise, which GDAL takes for a picture.
         warned = map(logging.LogRecord.getMessage, logged)
         damages = [text for text in warned if _CORRUPT_JPEG in text and _BEFORE_THE_END not in text]
         if damages:
-            raise self._unreadable(top, bottom, damages[0])
+            raise RasterError(self._damage(top, bottom, damages[0]))
         if len(image) == 1:
             image = np.repeat(image, 3, axis=0)
         return image, np.ones(image.shape[1:], bool) if valid is None else valid
 
-    def _unreadable(self, top: int, bottom: int, why: object) -> RasterError:
-        return RasterError(
+    def _damage(self, top: int, bottom: int, why: object) -> str:
+        return (
             f'{self.path}: rows {top:,} to {bottom:,} of {self.shape[0]:,} cannot be read; the file is cut short, '
             'damaged or was changed meanwhile. What was predicted is kept: restore the file, and the same command '
             f'goes on there. ({why})'
