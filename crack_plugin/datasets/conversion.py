@@ -162,8 +162,9 @@ def image_size(path: Path) -> tuple[int, int]:
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            return image.size if turned else image.size[::-1]
+            is_on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            # Pillow has applied that of a TIFF already.
+            return image.size if is_on_its_side and image.format != 'TIFF' else image.size[::-1]
     except UnidentifiedImageError as error:
         raise ConversionError(f'{path} is no image.') from error
     except OSError as error:

@@ -18,6 +18,7 @@ from PIL import Image
 from PIL.Image import Transpose
 
 from crack_plugin.datasets import ImageError, LoadYOLOPolygons, YOLOCrackDataset
+from crack_plugin.datasets.conversion import image_size
 from crack_plugin.datasets.inspection import inspect_samples, open_split
 from crack_plugin.datasets.photographs import READS_HEIC, read_photograph
 
@@ -107,6 +108,7 @@ def test_image_and_label_follow_the_exif_orientation(images, picture, suffix, or
     sample = load(images)
     assert sample['img'].shape == (20, 40, 3)
     assert_label_fits(sample)
+    assert image_size(images / f'crack.{suffix}') == (20, 40)
 
 
 @pytest.mark.parametrize(
