@@ -236,9 +236,9 @@ def _mean_and_deviation(values: Sequence[float]) -> str:
 def pretraining_config(name: str, pictures: Path, images: int, out: Path) -> Config:
     """The config of a training on synthetic pictures; what they show beside cracks is background."""
     cfg = recipe_config(name, pictures, PRETRAINING_SIZE, images, out)
-    others = dict.fromkeys(read_data_yaml(pictures).names or [])
+    class_map = {**dict.fromkeys(read_data_yaml(pictures).names or []), 'crack': 'crack'}
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-        loader.dataset.class_map = {**others, 'crack': 'crack'}
+        loader.dataset.class_map = class_map
     cfg.train_dataloader.update(batch_size=16, num_workers=2)
     cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=1)
     return cfg

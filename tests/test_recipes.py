@@ -83,10 +83,8 @@ def test_others_are_pretrained_on_the_cracks_of_the_pictures_that_the_base_has_s
     write_dataset(tmp_path, 4, 1, (48, 40), 'tiles', ('crack', 'joint'), negative_share=0)
     seen = RECIPES.pretraining_config('segformer_b0', tmp_path, 4, tmp_path).train_dataloader.dataset
     seen.pipeline = RECIPES.READ
-    cracks, all_classes = (
-        DATASETS.build(seen),
-        DATASETS.build({**seen, 'class_map': None, 'classes': ['crack', 'joint']}),
-    )
+    cracks = DATASETS.build(seen)
+    all_classes = DATASETS.build({**seen, 'class_map': None, 'classes': ['crack', 'joint']})
     assert {label for sample in all_classes for label in np.unique(sample['gt_seg_map'])} == {0, 1, 2}
     for ours, both in zip(cracks, all_classes, strict=True):
         np.testing.assert_array_equal(ours['gt_seg_map'], both['gt_seg_map'] == 1)

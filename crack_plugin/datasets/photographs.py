@@ -111,7 +111,7 @@ def read_photograph(
         raise ImageError(
             f'image {path} is of a format that is not read, whatever its extension says. Convert it to JPEG or PNG.'
         )
-    return _upright(image, orientation)
+    return image if orientation == 1 else _upright(image, orientation)
 
 
 def unread_remedy(suffix: str) -> str:

@@ -183,7 +183,7 @@ def _refuse_turned(path: Path) -> None:
     try:
         with TiffFile(path) as tiff:
             orientation = tiff_orientation(tiff.pages.first)
-    except TIFF_FAULTS as error:
+    except (OSError, *TIFF_FAULTS) as error:
         raise RasterError(f'{path} cannot be opened: {error}. Restore it, or remove it.') from error
     if orientation != 1:
         raise RasterError(
