@@ -48,3 +48,34 @@ def test_width_across_blocks_and_without_a_crack():
     mask = np.zeros((30, 5000), bool)
     mask[10:14] = True
     np.testing.assert_allclose(crack_widths(mask), 4, atol=0.25)
+
+
+@pytest.mark.parametrize(('width', 'hole'), [(3, 1), (8, 2), (20, 5)])
+def test_a_crack_with_holes_is_as_long_and_wide_as_without(width, hole):
+    mask = np.zeros((60, 200), bool)
+    mask[20 : 20 + width, 10:190] = True
+    solid = measure_cracks(mask)
+    # In the middle, and along an edge of one pixel.
+    for row, column in ((20 + (width - hole) // 2, 60), (21, 100), (20 + (width - hole) // 2, 140)):
+        mask[row : row + hole, column : column + hole] = False
+    assert measure_cracks(mask) == solid
+    np.testing.assert_array_equal(crack_widths(mask).max(), solid.max_width)
+
+
+def test_larger_holes_part_two_branches():
+    mask = np.zeros((60, 200), bool)
+    mask[20:40, 10:190] = True
+    mask[26:34, 100:108] = False  # six pixels of crack on either side
+    widths = crack_widths(mask)
+    assert len(widths) > 175 and widths.min() == pytest.approx(6, abs=0.5)
+
+
+def test_the_meshes_of_a_network_are_no_holes():
+    """The network would be one large blob without them."""
+    mask = np.zeros((101, 101), bool)
+    for place in range(0, 100, 10):
+        mask[place : place + 3] = mask[:, place : place + 3] = True
+    mask = np.pad(mask, 5)
+    widths = crack_widths(mask)
+    assert np.median(widths) == pytest.approx(3, abs=0.5)
+    assert measure_cracks(mask).length > 1500

@@ -68,6 +68,16 @@ def test_tiles_measure_as_the_whole(tile: int, halo: int, width: float) -> None:
     assert (tiled.lacking > 0).sum() == (whole.lacking > 0).sum()
 
 
+@pytest.mark.parametrize('tile', [64, 2048])
+def test_a_crack_with_holes_is_as_long_and_nearly_as_wide_as_without(tile: int) -> None:
+    """Each pixel that is missing would be led around on both sides."""
+    solid = line((400, 500), [(20.3, 30.7), (210.8, 180.2), (190.4, 300.6), (370.9, 480.2)], 12.3)
+    holes = solid & (np.random.default_rng(0).random(solid.shape) > 0.01)
+    (whole,), (porous,) = measured(solid), measured(holes, tile=tile, halo=40)
+    assert porous.length == pytest.approx(whole.length, rel=0.01)
+    assert porous.mean_width == pytest.approx(whole.mean_width, rel=0.02)
+
+
 def test_skeletons_that_miss_each_other_at_a_border_of_tiles_are_joined() -> None:
     """As with a crack that is wider than tiles see around them."""
     shape = (400, 500)
