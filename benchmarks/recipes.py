@@ -187,12 +187,13 @@ def annotations(data_root: Path) -> str:
     return 'polygons' if (folder / 'labels').is_dir() else 'masks'
 
 
-def train(cfg: Config, folder: Path, seed: int) -> dict[str, float]:
-    """Train once and return the scores of the last validation."""
+def train(cfg: Config, folder: Path, seed: int, resume: bool = False) -> dict[str, float]:
+    """Train once, or from the last checkpoint on, and return the scores of the last validation."""
     folder.mkdir(parents=True, exist_ok=True)
     cfg.randomness = {'seed': seed}
     cfg.dump(folder / 'config.py')
-    run_tool('train.py', folder / 'config.py', '--work-dir', folder)
+    again = ['--resume'] if resume and (folder / 'last_checkpoint').is_file() else []
+    run_tool('train.py', folder / 'config.py', '--work-dir', folder, *again)
     last = json.loads((folder / 'history.json').read_text())[-1]
     return {name: last[name] for name in COLUMNS}
 
@@ -248,7 +249,7 @@ def pretrain(name: str, pictures: Path, images: int, out: Path) -> None:
     """Train a model of MMSegmentation on synthetic pictures, as the embedded base was."""
     if (out / f'{name}.pth').is_file():
         return
-    train(pretraining_config(name, pictures, images, out), out / name, seed=1)
+    train(pretraining_config(name, pictures, images, out), out / name, seed=1, resume=True)
     checkpoint = Path((out / name / 'last_checkpoint').read_text())
     checkpoint.replace(out / f'{name}.pth')
 
