@@ -13,6 +13,7 @@ import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from torch.utils.data import DataLoader, Dataset
 
+from crack_plugin.datasets.alignment import find_offset
 from crack_plugin.datasets.data_yaml import read_data_yaml
 from crack_plugin.datasets.duplicates import perceptual_hashes
 from crack_plugin.datasets.errors import DatasetError, DatasetNotFoundError
@@ -114,6 +115,7 @@ def inspect_sample(dataset: YOLOCrackDataset, index: int) -> tuple[Sample | None
     )
     problems = [problem_of(error, split, info['label_path']) for error in errors]
     problems += _doubts(split, info['label_path'], polygons, foreground)
+    problems += _beside(split, info['label_path'], image, label_map > 0)
     return sample, [*problems, *_covered(dataset, info, polygons, sample.present)]
 
 
@@ -225,6 +227,21 @@ def _doubts(split: str, label_path: str, polygons: Sequence[Polygon], foreground
     if foreground > 0.5:
         found['swapped'] = f'{foreground:.0%} of the image is foreground. Are crack and background swapped?'
     return [Problem('warning', split, f'{label_path}: {text}', cause, label_path) for cause, text in found.items()]
+
+
+def _beside(split: str, label_path: str, image: np.ndarray, foreground: np.ndarray) -> list[Problem]:
+    """A warning for a label that lies beside what it marks."""
+    offset = find_offset(image, foreground)
+    if offset is None:
+        return []
+    ways = ((offset.right, ('left', 'right')), (offset.down, ('up', 'down')))
+    moved = ' and '.join(f'{abs(pixels)} pixels {names[pixels > 0]}' for pixels, names in ways if pixels)
+    text = (
+        f'{label_path} lies beside what it marks: moved {moved}, it would fit the image '
+        f'{1 / max(offset.fit, 0.01):.1f} times as well. Was the image cropped, resized or padded after it was '
+        'labelled? See in --html, and label it again.'
+    )
+    return [Problem('warning', split, text, cause='beside', file=label_path)]
 
 
 def _covered(

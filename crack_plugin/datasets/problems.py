@@ -15,6 +15,9 @@ from crack_plugin.datasets.polygons import LabelError
 CAUSES = ('severity', 'split', 'count', 'files', 'problem, with examples')
 """Names of the columns of :func:`describe_cause`."""
 
+SEEN_IN_PICTURES = ('joined', 'beside')
+"""Causes whose problems are judged by a look at the label on its image."""
+
 # What differs between two messages of one cause: what is quoted, and words with a digit.
 _VALUE = re.compile(r"""'[^']*'|"[^"]*"|\S*\d\S*""")
 

@@ -14,7 +14,7 @@ from prettytable import PrettyTable, TableStyle
 
 from crack_plugin.datasets.loading import LoadYOLOPolygons
 from crack_plugin.datasets.polygons import LabelError
-from crack_plugin.datasets.problems import CAUSES, Problem, describe_cause, group_by_cause
+from crack_plugin.datasets.problems import CAUSES, SEEN_IN_PICTURES, Problem, describe_cause, group_by_cause
 from crack_plugin.datasets.samples import SUMMARY, Sample, summarize
 from crack_plugin.datasets.yolo_crack import YOLOCrackDataset
 from crack_plugin.files import write_atomically
@@ -79,7 +79,8 @@ def write_page(path: Path, report: DatasetReport, overlays: int) -> None:
     Args:
         path: The file.
         report: What to write.
-        overlays: How many samples of each split to show with their labels painted over them.
+        overlays: How many samples of each split to show with their labels painted over them, first those whose problem
+            can be seen there.
 
     Raises:
         SaveError: The file could not be written.
@@ -100,8 +101,8 @@ def write_page(path: Path, report: DatasetReport, overlays: int) -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         for split, dataset in report.datasets.items():
-            readable = {sample.image for sample in report.samples if sample.split == split}
-            page += _overlays(split, dataset, readable, overlays, Path(folder))
+            for i in _to_show(split, dataset, report, overlays):
+                page += _overlay(split, dataset, i, Path(folder))
         if causes:
             page += [Heading('Every single problem'), Table(_PROBLEM_COLUMNS, _problem_rows(causes))]
         write_atomically(path, to_html(page, Path(folder)).encode(errors='backslashreplace'))
@@ -141,21 +142,29 @@ def _problem_rows(causes: Sequence[Sequence[Problem]]) -> list[tuple[str, ...]]:
     ]
 
 
-def _overlays(split: str, dataset: YOLOCrackDataset, readable: set[str], count: int, folder: Path) -> list[Block]:
-    """Evenly spaced samples of a split with their labels painted over them."""
-    blocks: list[Block] = []
-    indices = [i for i in range(len(dataset)) if dataset.get_data_info(i)['img_path'] in readable]
-    for i in indices[:: max(1, len(indices) // count)][:count] if count else []:
-        sample = dataset[i]
-        try:
-            labels = LoadYOLOPolygons()(sample)['gt_seg_map']
-        except LabelError:
-            continue  # the table of problems tells why
-        painted = overlay(*_preview(sample['img'], labels))
-        name = f'{split}_{i}.png'
-        (folder / name).write_bytes(cv2.imencode('.png', cv2.cvtColor(painted, cv2.COLOR_RGB2BGR))[1].tobytes())
-        blocks.append(Picture(name, f'{split}: {sample["img_path"]}'))
-    return blocks
+def _to_show(split: str, dataset: YOLOCrackDataset, report: DatasetReport, count: int) -> list[int]:
+    """Indices of samples whose labels have to be looked at, and evenly spaced ones of the others."""
+    readable = {sample.image for sample in report.samples if sample.split == split}
+    doubtful = {problem.file for problem in report.problems if problem.cause in SEEN_IN_PICTURES}
+    infos = [(i, dataset.get_data_info(i)) for i in range(len(dataset))]
+    infos = [(i, info) for i, info in infos if info['img_path'] in readable]
+    first = [i for i, info in infos if info['label_path'] in doubtful][:count]
+    others = [i for i, _ in infos if i not in first]
+    left = count - len(first)
+    return first + (others[:: max(1, len(others) // left)][:left] if left else [])
+
+
+def _overlay(split: str, dataset: YOLOCrackDataset, index: int, folder: Path) -> list[Block]:
+    """A sample with its labels painted over it; nothing if they cannot be read."""
+    sample = dataset[index]
+    try:
+        labels = LoadYOLOPolygons()(sample)['gt_seg_map']
+    except LabelError:
+        return []  # the table of problems tells why
+    painted = overlay(*_preview(sample['img'], labels))
+    name = f'{split}_{index}.png'
+    (folder / name).write_bytes(cv2.imencode('.png', cv2.cvtColor(painted, cv2.COLOR_RGB2BGR))[1].tobytes())
+    return [Picture(name, f'{split}: {sample["img_path"]}')]
 
 
 def _preview(image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

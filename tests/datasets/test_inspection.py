@@ -1,14 +1,17 @@
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from crack_plugin.datasets.alignment import find_offset
 from crack_plugin.datasets.duplicates import HASH_DISTANCE, find_leaks, perceptual_hashes
 from crack_plugin.datasets.inspection import inspect_samples, open_split
 from crack_plugin.datasets.problems import Problem, describe_cause, group_by_cause
 from crack_plugin.datasets.samples import Sample, find_absent_classes, find_lost_cracks, summarize
 
+DEEPCRACK = Path(__file__).parents[3] / 'shared' / 'data' / 'deepcrack'
 LINE = '0 0 0.5 0.9 0.5 0.9 0.5\n'
 
 
@@ -322,3 +325,72 @@ def test_class_that_others_cover_is_a_warning(tmp_path):
     assert problem.text.startswith(f'{tmp_path}/train/labels/covered.txt: the polygons of crack leave no pixel')
     left_out = inspect(tmp_path, classes=('spalling',), class_map={'crack': None})[1]
     assert not [problem for problem in left_out if problem.cause == 'covered']
+
+
+def cracked(root: Path, name: str, down: int) -> None:
+    """A dark crack on a rough surface, and a label that lies so many pixels below it."""
+    image = np.random.default_rng(0).normal(150, 12, (200, 300)).clip(0, 255).astype(np.uint8)
+    points = np.array([[20, 60], [120, 100], [200, 90], [280, 140]])
+    cv2.polylines(image, [points], False, 70, 3)
+    cv2.imwrite(str(root / 'train/images' / f'{name}.png'), cv2.cvtColor(image, cv2.COLOR_GRAY2BGR))
+    middle = points + np.array([0, down])
+    outline = np.concatenate([middle - np.array([0, 1]), middle[::-1] + np.array([0, 1])])
+    values = ' '.join(f'{value:.5f}' for value in (outline / [300, 200]).ravel())
+    (root / 'train/labels' / f'{name}.txt').write_text(f'0 {values}\n')
+
+
+@pytest.mark.parametrize(('down', 'told'), [(0, False), (1, False), (8, True), (-15, True)])
+def test_a_label_beside_its_crack_is_told_with_the_way_to_it(tmp_path, down, told):
+    write(tmp_path, 'train', {})
+    cracked(tmp_path, 'a', down)
+    _, problems = inspect(tmp_path)
+    found = [problem.text for problem in problems if problem.cause == 'beside']
+    assert len(found) == told
+    if told:
+        ways = {name: int(pixels) for pixels, name in re.findall(r'(\d+) pixels (left|right|up|down)', found[0])}
+        assert ways.pop('up' if down > 0 else 'down') == pytest.approx(abs(down), abs=1)
+        assert all(pixels == 1 for pixels in ways.values()) and 'a.txt lies beside' in found[0]
+
+
+@pytest.mark.skipif(not DEEPCRACK.is_dir(), reason='DeepCrack is not here')
+def test_the_label_of_deepcrack_that_lies_beside_its_crack_is_found():
+    """A caption was added below the photograph after it was labelled."""
+    folder = DEEPCRACK / 'valid'
+    for name, offset in (('11168', (0, -10)), ('11168-2', None)):
+        mask = cv2.imread(str(folder / 'masks' / f'{name}.png'), cv2.IMREAD_GRAYSCALE) > 0
+        found = find_offset(cv2.imread(str(folder / 'images' / f'{name}.jpg')), mask)
+        assert (found and found[:2]) == offset
+
+
+def test_pale_and_two_sided_cracks_are_not_beside_their_labels():
+    rough = np.random.default_rng(0).normal(150, 12, (200, 300))
+    mask = np.zeros((200, 300), bool)
+    mask[98:104, 20:280] = True
+    for upper, lower in ((60, 60), (230, 230), (60, 120)):
+        picture = rough.copy()
+        picture[98:101, 20:280], picture[101:104, 20:280] = upper, lower
+        image = np.repeat(picture.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+        assert find_offset(image, mask) is None
+        moved = find_offset(image, np.roll(mask, 12, axis=0))
+        assert moved is not None and moved.down == pytest.approx(-12, abs=2)
+
+
+@pytest.mark.parametrize('factor', [1, 6])
+def test_the_way_to_the_crack_is_in_pixels_of_the_file(factor):
+    """Large pictures are reduced to be compared."""
+    image = np.full((200 * factor, 300 * factor, 3), 150, np.uint8)
+    mask = np.zeros(image.shape[:2], bool)
+    image[100 * factor : 103 * factor, 50 * factor : 250 * factor] = 60
+    mask[112 * factor : 115 * factor, 42 * factor : 242 * factor] = True
+    offset = find_offset(image, mask)
+    assert offset is not None
+    assert (offset.right, offset.down) == pytest.approx((8 * factor, -12 * factor), abs=factor)
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (1, 40), (5, 3), (64, 64)])
+def test_pictures_without_contrast_or_room_have_no_offset(shape):
+    mask = np.zeros(shape, bool)
+    assert find_offset(np.full((*shape, 3), 9, np.uint8), mask) is None
+    mask[0, 0] = True
+    assert find_offset(np.full((*shape, 3), 9, np.uint8), mask) is None
+    assert find_offset(np.full((*shape, 3), 9, np.uint8), np.ones(shape, bool)) is None
