@@ -16,7 +16,7 @@ from crack_plugin.cli import readable_errors
 from crack_plugin.datasets import LoadYOLOPolygons, YOLOCrackDataset
 from crack_plugin.datasets.alignment import Offset, find_offset
 
-MOVES = ((0, 0), (6, 0), (10, 10), (0, -25))
+MOVES = ((0, 0), (10, 0), (10, 10), (0, -25))
 """Right and down, in pixels."""
 
 

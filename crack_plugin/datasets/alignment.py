@@ -9,7 +9,7 @@ from scipy.signal import correlate
 _SIDE = 1024
 """Larger pictures are reduced to this many pixels on their longer side."""
 
-_NEAREST, _FARTHEST = 1 / 100, 1 / 12
+_NEAREST, _FARTHEST = 1 / 64, 1 / 12
 """Offsets that are looked for, in longer sides of the picture. Smaller ones are how exactly people draw."""
 
 _SURROUNDINGS = 1 / 30
