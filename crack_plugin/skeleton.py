@@ -45,8 +45,9 @@ class Skeleton(NamedTuple):
 def centreline(mask: np.ndarray) -> tuple[Skeleton, np.ndarray]:
     """The centreline of the cracks in a mask, and their width along it.
 
-    - Holes up to a quarter as large as the crack is wide there are filled: thinning would lead around them on both
-      sides, and a crack with some pixels missing be longer and thinner. Larger ones lie between branches.
+    - Holes up to a quarter as large as the crack is wide there are filled (:func:`without_pinholes`): thinning would
+      lead around them on both sides, and a crack with some pixels missing be longer and thinner. Larger ones lie
+      between branches.
     - Skeleton: thinning by Lee, Kashyap and Chu (CVGIP 1994, by scikit-image), which leaves no forks at blunt ends.
       Branches shorter than the crack is wide where they begin are bumps of the outline, and dropped.
     - Width: the largest disc around a place of the skeleton that holds no background is w = 2 d - 1 wide, d being the
@@ -69,7 +70,7 @@ def centreline(mask: np.ndarray) -> tuple[Skeleton, np.ndarray]:
         >>> sorted(set(skeleton.pixels[:, 0].tolist())), round(float(np.median(widths)), 1)
         ([9], 3.1)
     """
-    mask = _without_pinholes(mask)
+    mask = without_pinholes(mask)
     skeleton = skeleton_graph(morphology.skeletonize(mask, method='lee').astype(bool))
     background = cKDTree(np.argwhere(_outside(mask)))
     skeleton = _without_bumps(skeleton, background.query(skeleton.pixels)[0])
@@ -93,6 +94,36 @@ def crack_widths(mask: np.ndarray) -> np.ndarray:
         for left in range(0, mask.shape[1], _BLOCK)
     ]
     return np.concatenate([np.zeros(0), *(_widths_in(block) for block in blocks if block.any())])
+
+
+def without_pinholes(mask: np.ndarray) -> np.ndarray:
+    """Fill each hole that lies in a disc four times as large that holds no other background.
+
+    Args:
+        mask: Whether a pixel is crack, shape (H, W), bool. What touches its border is no hole.
+
+    Returns:
+        Shape (H, W), bool; the mask itself if nothing but holes is background.
+    """
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats((~mask).view(np.uint8), connectivity=4)
+    left, top, width, height, _ = statistics.T
+    sizes = np.maximum(width, height)
+    is_hole = (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])
+    # A disc of one and a half times its size is left beside the hole. There is none beside the meshes of a network.
+    is_hole &= 3 * sizes <= 4 * _distances(mask).max()
+    is_hole[0] = False  # the crack itself
+    filled = mask.copy()
+    # Small ones first: they are in the way of a larger one's disc.
+    for hole in sorted(np.flatnonzero(is_hole), key=sizes.__getitem__):
+        size = int(sizes[hole])
+        # The disc's centre is up to the hole's size away from it, and its edge twice as far from that.
+        upper, start = max(int(top[hole]) - 3 * size, 0), max(int(left[hole]) - 3 * size, 0)
+        window = np.s_[upper : top[hole] + height[hole] + 3 * size, start : left[hole] + width[hole] + 3 * size]
+        pixels = labels[window] == hole
+        centres = cv2.dilate(pixels.view(np.uint8), np.ones((2 * size + 1, 2 * size + 1), np.uint8)) > 0
+        if _distances(filled[window] | pixels)[centres].max() >= 2 * size:
+            filled[window] |= pixels
+    return mask if filled.all() else filled
 
 
 def skeleton_graph(skeleton: np.ndarray) -> Skeleton:
@@ -144,28 +175,6 @@ def _widths_in(block: np.ndarray) -> np.ndarray:
     region = block[max(top - 1, 0) : top + height + 1, max(left - 1, 0) : left + width + 1]
     # Without any background, the border ends the crack.
     return centreline(np.pad(region, 1) if region.all() else region)[1]
-
-
-def _without_pinholes(mask: np.ndarray) -> np.ndarray:
-    """Fill each hole that lies in a disc four times as large that holds no other background."""
-    _, labels, statistics, _ = cv2.connectedComponentsWithStats((~mask).view(np.uint8), connectivity=4)
-    left, top, width, height, _ = statistics.T
-    sizes = np.maximum(width, height)
-    is_hole = (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])
-    # A disc of one and a half times its size is left beside the hole. There is none beside the meshes of a network.
-    is_hole &= 3 * sizes <= 4 * _distances(mask).max()
-    is_hole[0] = False  # the crack itself
-    filled = mask.copy()
-    for hole in np.flatnonzero(is_hole):
-        size = int(sizes[hole])
-        # The disc's centre is up to the hole's size away from it, and its edge twice as far from that.
-        upper, start = max(int(top[hole]) - 3 * size, 0), max(int(left[hole]) - 3 * size, 0)
-        window = np.s_[upper : top[hole] + height[hole] + 3 * size, start : left[hole] + width[hole] + 3 * size]
-        pixels = labels[window] == hole
-        centres = cv2.dilate(pixels.view(np.uint8), np.ones((2 * size + 1, 2 * size + 1), np.uint8)) > 0
-        if _distances(mask[window] | pixels)[centres].max() >= 2 * size:
-            filled[window] |= pixels
-    return mask if filled.all() else filled
 
 
 def _distances(mask: np.ndarray) -> np.ndarray:

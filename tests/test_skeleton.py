@@ -62,6 +62,17 @@ def test_a_crack_with_holes_is_as_long_and_wide_as_without(width, hole):
     np.testing.assert_array_equal(crack_widths(mask).max(), solid.max_width)
 
 
+def test_many_holes_one_beside_the_other():
+    """Each is in the way of the others' discs, the small ones least."""
+    mask = np.zeros((60, 320), bool)
+    mask[20:40, 10:310] = True
+    solid = measure_cracks(mask)
+    mask[21:39, 11:309] &= np.random.default_rng(0).random((18, 298)) > 0.05
+    porous = measure_cracks(mask)
+    assert porous.length == pytest.approx(solid.length, rel=0.02)
+    assert porous.mean_width == pytest.approx(solid.mean_width, rel=0.02)
+
+
 def test_larger_holes_part_two_branches():
     mask = np.zeros((60, 200), bool)
     mask[20:40, 10:190] = True

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 from scipy import ndimage, sparse
 
-from crack_plugin.skeleton import Skeleton, centreline, skeleton_graph, walk
+from crack_plugin.skeleton import Skeleton, centreline, skeleton_graph, walk, without_pinholes
 
 __all__ = [
     'SMOOTHING',
@@ -94,7 +94,8 @@ def measure_cracks(mask: np.ndarray) -> CrackGeometry:
         # Nothing else ends this crack than the image does.
         inner = measure_cracks(np.pad(mask, 1))
         return replace(inner, density=inner.length / mask.size)
-    skeleton, widths = centreline(mask)
+    filled = without_pinholes(mask)
+    skeleton, widths = centreline(filled)
     path = smoothed_path(skeleton)
     steps = path[skeleton.edges[:, 1]] - path[skeleton.edges[:, 0]]
     # As complex numbers, right and up (rows grow downwards): the square of a direction has twice its angle.
@@ -105,7 +106,7 @@ def measure_cracks(mask: np.ndarray) -> CrackGeometry:
 
     # Half of each step belongs to either of its nodes.
     shares = np.bincount(skeleton.edges.ravel(), np.repeat(lengths, 2) / 2, minlength=len(widths))
-    shares = shares + lengths_to_tips(skeleton, path, widths, partial(is_inside, mask))
+    shares = shares + lengths_to_tips(skeleton, path, widths, partial(is_inside, filled))
     length = float(shares.sum())
     return CrackGeometry(
         length=length,

@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 
 from crack_plugin.evaluation.geometry import SMOOTHING, is_inside, lengths_to_tips, smoothed_path
 from crack_plugin.inspection.bands import Box, Crack
-from crack_plugin.skeleton import Skeleton, centreline, pixel_graph, walk
+from crack_plugin.skeleton import Skeleton, centreline, pixel_graph, walk, without_pinholes
 
 TILE, HALO = 2048, 128
 """The skeleton of a crack that a square of ``TILE`` pixels does not hold is made in such tiles. Each sees ``HALO`` more
@@ -175,9 +175,11 @@ def _joined_at_seams(skeleton: Skeleton, origin: tuple[int, int], tile: int) -> 
 
 
 def _is_inside(crack: Crack, places: np.ndarray) -> np.ndarray:
-    top, left = np.floor(places.min(axis=0)).astype(int) - 1
-    bottom, right = np.ceil(places.max(axis=0)).astype(int) + 2
-    return is_inside(crack.mask(Box(top, left, bottom, right)), places - (top, left))
+    # As far around as the places reach, which is as the crack is wide: a hole is told by what surrounds it.
+    margin = int(np.ptp(places, axis=0).max()) + 2
+    top, left = np.floor(places.min(axis=0)).astype(int) - margin
+    bottom, right = np.ceil(places.max(axis=0)).astype(int) + margin
+    return is_inside(without_pinholes(crack.mask(Box(top, left, bottom, right))), places - (top, left))
 
 
 def _areas(crack: Crack, skeleton: Skeleton) -> np.ndarray:
