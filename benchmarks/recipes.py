@@ -2,8 +2,8 @@
 
 A recipe is one of STARTS and some of PARTS joined by +, with a learning rate as in lr=1e-3: ``lora`` alone is
 configs/sam3_tiny_lora_crack.py, ``full`` the same model with all weights trained, and ``segformer_b0`` and ``unet`` are
-MMSegmentation's, from random weights, or NAME-pretrained, on --pictures. A recipe that begins with a part starts from
-``lora``. All see a photograph once; RECIPE+scales is RECIPE, trained as it is and scored with the config's
+MMSegmentation's, from random weights, or NAME-pretrained-N, which have seen N of --pictures before. A recipe that begins
+with a part starts from ``lora``. All see a photograph once; RECIPE+scales is RECIPE, trained as it is and scored with the config's
 ``test_cfg.scales=(1, 1.5)``; a training that --work-dir has is not done again for it. Each is trained once for each
 data set and seed, on as many images (--images), at --size pixels, and scored after the last epoch, not the best one,
 which would be selected on the images it is scored on. --screen trains and scores on a split of the training photographs
@@ -16,6 +16,7 @@ prints one table of all there is, mean and standard deviation over the seeds.
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -80,7 +81,7 @@ TRANSFORMS = {
 PARTS = (*SETTINGS, *LOSSES, *SAVED_MODULES, *TRANSFORMS)
 LEARNING_RATE = 'lr='
 SCALES, AT_SCALES = '+scales', 'model.test_cfg.scales=[1,1.5]'
-PRETRAINED = ('segformer_b0-pretrained', 'unet-pretrained')
+PRETRAINED = re.compile(r'(segformer_b0|unet)-pretrained-([1-9]\d*)')
 PRETRAINING_SIZE = 336
 KEY = ('data', 'size', 'images', 'recipe')
 Run = dict[str, Any]
@@ -98,7 +99,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/recipes'))
     parser.add_argument('--jobs', type=int, default=1, help='trainings at a time (default: 1)')
     parser.add_argument('--pictures', type=Path, help='synthetic pictures to pretrain segformer_b0 and unet on')
-    parser.add_argument('--pretraining-images', type=int, default=16000, help='seen there (default: %(default)s)')
     parser.add_argument('--minutes', type=float, default=float('inf'), help='start no training after so many')
     return parser
 
@@ -117,7 +117,7 @@ def recipe_config(recipe: str, data_root: Path, size: int, images: int, pretrain
     name, *parts = recipe.split('+')
     if name in PARTS or name.startswith(LEARNING_RATE):
         name, parts = 'lora', [name, *parts]
-    start = name.removesuffix('-pretrained')
+    start = name.partition('-pretrained-')[0]
     cfg = Config.fromfile(STARTS[start])
     if start in ('lora', 'full'):
         cfg.model.image_size = size
@@ -128,7 +128,7 @@ def recipe_config(recipe: str, data_root: Path, size: int, images: int, pretrain
     if start == 'full':
         cfg.model.update(lora=None, trainable='all')
     if name != start:
-        cfg.load_from = str(pretrained / f'{start}.pth')
+        cfg.load_from = str(pretrained / f'{name}.pth')
     _add_parts(cfg, parts)
     _set_length(cfg, data_root, images)
     # Scores alone are kept.
@@ -234,9 +234,16 @@ def _mean_and_deviation(values: Sequence[float]) -> str:
     return f'{mean} ± {statistics.stdev(values):.3f}' if len(values) > 1 else mean
 
 
-def pretraining_config(name: str, pictures: Path, images: int, out: Path) -> Config:
-    """The config of a training on synthetic pictures; what they show beside cracks is background."""
-    cfg = recipe_config(name, pictures, PRETRAINING_SIZE, images, out)
+def pretraining_config(name: str, pictures: Path, out: Path) -> Config:
+    """The config of a training on synthetic pictures; what they show beside cracks is background.
+
+    Args:
+        name: As ``segformer_b0-pretrained-16000``, with the number of images seen.
+        pictures: Their folder.
+        out: Folder of what is pretrained.
+    """
+    start, _, images = name.partition('-pretrained-')
+    cfg = recipe_config(start, pictures, PRETRAINING_SIZE, int(images), out)
     class_map = {**dict.fromkeys(read_data_yaml(pictures).names or []), 'crack': 'crack'}
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.class_map = class_map
@@ -245,11 +252,9 @@ def pretraining_config(name: str, pictures: Path, images: int, out: Path) -> Con
     return cfg
 
 
-def pretrain(name: str, pictures: Path, images: int, out: Path) -> None:
+def pretrain(name: str, pictures: Path, out: Path) -> None:
     """Train a model of MMSegmentation on synthetic pictures, as the embedded base was."""
-    if (out / f'{name}.pth').is_file():
-        return
-    train(pretraining_config(name, pictures, images, out), out / name, seed=1, resume=True)
+    train(pretraining_config(name, pictures, out), out / name, seed=1, resume=True)
     checkpoint = Path((out / name / 'last_checkpoint').read_text())
     checkpoint.replace(out / f'{name}.pth')
 
@@ -259,12 +264,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
     named = {part for recipe in args.recipes for part in recipe.removesuffix(SCALES).split('+')}
-    unknown = {each for each in named if not each.startswith(LEARNING_RATE)} - {*PARTS, *STARTS, *PRETRAINED}
+    pretrained = {each for each in named if PRETRAINED.fullmatch(each)}
+    unknown = {each for each in named if not each.startswith(LEARNING_RATE)} - {*PARTS, *STARTS, *pretrained}
     if unknown or not all('=' in each for each in args.data):
         parser.error(f'parts that there are not: {sorted(unknown)}; --data {args.data} (NAME=FOLDER)')
-    if args.pictures:
-        for name in (each.removesuffix('-pretrained') for each in PRETRAINED if each in named):
-            pretrain(name, args.pictures, args.pretraining_images, args.work_dir / 'pretrained')
+    for name in sorted(pretrained):
+        if not (args.work_dir / 'pretrained' / f'{name}.pth').is_file():
+            if args.pictures is None:
+                parser.error(f'{name} has to be pretrained: give --pictures')
+            pretrain(name, args.pictures, args.work_dir / 'pretrained')
     start = time.monotonic()
     runs: list[Run] = json.loads(args.results.read_text()) if args.results.is_file() else []
     done = [{name: run[name] for name in (*KEY, 'seed')} for run in runs]

@@ -70,8 +70,8 @@ def test_cudnn_does_not_time_a_heads_convolutions_for_every_size(path: Path) -> 
 
 @pytest.mark.parametrize('name', ['segformer_b0', 'unet'])
 def test_other_models_see_the_same_square(crack_folder: Path, tmp_path: Path, name: str) -> None:
-    cfg = RECIPES.recipe_config(f'{name}-pretrained+lr=1e-3', crack_folder, 336, 1400, tmp_path)
-    assert cfg.load_from == str(tmp_path / f'{name}.pth')
+    cfg = RECIPES.recipe_config(f'{name}-pretrained-16000+lr=1e-3', crack_folder, 336, 1400, tmp_path)
+    assert cfg.load_from == str(tmp_path / f'{name}-pretrained-16000.pth')
     assert cfg.model.backbone.init_cfg is None and cfg.optim_wrapper.paramwise_cfg is None
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         (resize,) = (each for each in loader.dataset.pipeline if each['type'] == 'Resize')
@@ -81,7 +81,7 @@ def test_other_models_see_the_same_square(crack_folder: Path, tmp_path: Path, na
 
 def test_others_are_pretrained_on_the_cracks_of_the_pictures_that_the_base_has_seen(tmp_path: Path) -> None:
     write_dataset(tmp_path, 4, 1, (48, 40), 'tiles', ('crack', 'joint'), negative_share=0)
-    seen = RECIPES.pretraining_config('segformer_b0', tmp_path, 4, tmp_path).train_dataloader.dataset
+    seen = RECIPES.pretraining_config('segformer_b0-pretrained-4', tmp_path, tmp_path).train_dataloader.dataset
     seen.pipeline = RECIPES.READ
     cracks = DATASETS.build(seen)
     all_classes = DATASETS.build({**seen, 'class_map': None, 'classes': ['crack', 'joint']})
