@@ -2,12 +2,12 @@
 
 A recipe is one of STARTS and some of PARTS joined by +, with a learning rate as in lr=1e-3: ``lora`` alone is
 configs/sam3_tiny_lora_crack.py, ``full`` the same model with all weights trained, and ``segformer_b0`` and ``unet`` are
-MMSegmentation's, from random weights, or NAME-pretrained-N, which have seen N of --pictures before. A recipe that begins
-with a part starts from ``lora``. All see a photograph once; RECIPE+scales is RECIPE, trained as it is and scored with the config's
-``test_cfg.scales=(1, 1.5)``; a training that --work-dir has is not done again for it. Each is trained once for each
-data set and seed, on as many images (--images), at --size pixels, and scored after the last epoch, not the best one,
-which would be selected on the images it is scored on. --screen trains and scores on a split of the training photographs
-instead, so that parts can be chosen without a look at the validation photographs.
+MMSegmentation's, from random weights, or NAME-pretrained-N, trained on N of --pictures before. A recipe that begins
+with a part starts from ``lora``. All see a photograph once; RECIPE+scales is RECIPE, trained as it is and scored with
+the config's ``test_cfg.scales=(1, 1.5)``; a training that --work-dir has is not done again for it. Each is trained once
+for each data set and seed, on as many images (--images), at --size pixels, and scored after the last epoch, not the
+best one, which would be selected on the images it is scored on. --screen trains and scores on a split of the training
+photographs instead, so that parts can be chosen without a look at the validation photographs.
 
 Scores go to --results after each training; the same command goes on where it was stopped (--minutes stops it), and
 prints one table of all there is, mean and standard deviation over the seeds.
