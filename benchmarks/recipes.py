@@ -248,7 +248,8 @@ def pretraining_config(name: str, pictures: Path, out: Path) -> Config:
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.class_map = class_map
     cfg.train_dataloader.update(batch_size=16, num_workers=2)
-    cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=1)
+    # A part may end anywhere, and loses little.
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=50, max_keep_ckpts=1)
     return cfg
 
 
