@@ -150,6 +150,8 @@ def test_results_of_the_present_weights_are_those_of_the_pages() -> None:
         ('crackforest', 'context+bce+scales', 3, '0.557 ± 0.001 | 0.886 ± 0.002'),
         ('deepcrack', 'context+bce+scales', 3, '0.663 ± 0.003 | 0.801 ± 0.007'),
         ('deepcrack', 'segformer_b0+lr=1e-3', 3, '0.540 ± 0.006 | 0.640 ± 0.017'),
+        ('crackforest', 'segformer_b0-pretrained-24000+lr=1e-3', 3, '0.528 ± 0.001 | 0.891 ± 0.005'),
+        ('deepcrack', 'segformer_b0-pretrained-24000+lr=1e-3', 3, '0.611 ± 0.004 | 0.758 ± 0.016'),
     ):
         assert f'| {data} | 336 | 1400 | {recipe} | {seeds} | {cells} |' in table and cells in page
     prose = ' '.join(page.split())
