@@ -163,4 +163,7 @@ def test_results_of_the_present_weights_are_those_of_the_pages() -> None:
     ):
         assert f'(split of train) | 336 | 1400 | context+bce{part} | {seeds} | {iou} | {cliou} |' in table
         assert f'{iou} and {cliou}' in prose or f'{iou} IoU and {cliou} clIoU' in prose
+    for rate, iou, cliou in (('3e-4', '0.418', '0.766'), ('1e-3', '0.433', '0.780')):
+        assert f'| segformer_b0-pretrained-24000+lr={rate} | 1 | {iou} | {cliou} |' in table
+        assert f'{iou} and {cliou}' in prose or f'{iou} IoU and {cliou} clIoU' in prose
     assert '| 0.500 | 0.600 | 0.765 | 0.847 |' in (ROOT / 'README.md').read_text()
