@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -224,3 +225,19 @@ def test_labels_across_the_edge(data, check, capsys):
     assert check(data) == 1
     assert '--outside' in capsys.readouterr().out
     assert check(data, '--outside', 'clip', '--strict') == 0
+
+
+def test_the_page_shows_labels_beside_their_cracks_first(data, check):
+    """The last of all images, where evenly spaced samples begin with the first."""
+    name = 'zz'
+    image = np.random.default_rng(0).normal(150, 8, (96, 128, 3)).clip(0, 255).astype(np.uint8)
+    image[40:43, 10:118] = 60
+    cv2.imwrite(str(data / f'train/images/{name}.png'), image)
+    rows, columns = (np.array([34, 34, 36, 36]) + 0.5) / 96, (np.array([10, 117, 117, 10]) + 0.5) / 128
+    label = ' '.join(f'{value:.5f}' for value in np.stack([columns, rows], axis=1).ravel())
+    (data / f'train/labels/{name}.txt').write_text(f'0 {label}\n')
+    assert check(data, '--html', data / 'page.html', '--samples', 1) == 0
+    page = (data / 'page.html').read_text()
+    samples = page[page.index('Samples') : page.index('Every single problem')]
+    assert f'{name}.png' in samples and samples.count('<img') == 2
+    assert re.search(rf'{name}.txt lies beside what it marks: moved (\d+ pixels \w+ and )?[567] pixels down', page)
