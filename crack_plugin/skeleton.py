@@ -4,6 +4,7 @@ The one definition of crack width, for the measures of an image and for the chec
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -45,9 +46,6 @@ class Skeleton(NamedTuple):
 def centreline(mask: np.ndarray) -> tuple[Skeleton, np.ndarray]:
     """The centreline of the cracks in a mask, and their width along it.
 
-    - Holes up to a quarter as large as the crack is wide there are filled (:func:`without_pinholes`): thinning would
-      lead around them on both sides, and a crack with some pixels missing be longer and thinner. Larger ones lie
-      between branches.
     - Skeleton: thinning by Lee, Kashyap and Chu (CVGIP 1994, by scikit-image), which leaves no forks at blunt ends.
       Branches shorter than the crack is wide where they begin are bumps of the outline, and dropped.
     - Width: the largest disc around a place of the skeleton that holds no background is w = 2 d - 1 wide, d being the
@@ -55,7 +53,8 @@ def centreline(mask: np.ndarray) -> tuple[Skeleton, np.ndarray]:
       centre on both sides. Centres are tried half a pixel around the skeleton too, because the middle of an even number
       of pixels lies between two of them. Within 0.25 px for cracks along the axes, within 0.7 px for any other.
 
-    The border of the image does not end a crack.
+    The border of the image does not end a crack. Thinning leads around each hole on both sides: see
+    :func:`without_pinholes`.
 
     Args:
         mask: Whether a pixel is crack, shape (H, W), bool, with at least one pixel of crack and one of background.
@@ -70,7 +69,6 @@ def centreline(mask: np.ndarray) -> tuple[Skeleton, np.ndarray]:
         >>> sorted(set(skeleton.pixels[:, 0].tolist())), round(float(np.median(widths)), 1)
         ([9], 3.1)
     """
-    mask = without_pinholes(mask)
     skeleton = skeleton_graph(morphology.skeletonize(mask, method='lee').astype(bool))
     background = cKDTree(np.argwhere(_outside(mask)))
     skeleton = _without_bumps(skeleton, background.query(skeleton.pixels)[0])
@@ -99,6 +97,9 @@ def crack_widths(mask: np.ndarray) -> np.ndarray:
 def without_pinholes(mask: np.ndarray) -> np.ndarray:
     """Fill each hole that lies in a disc four times as large that holds no other background.
 
+    So are those up to a quarter as large as the crack is wide there, around which thinning would lead on both sides: a
+    crack with some pixels missing would be longer and thinner. Larger ones lie between branches.
+
     Args:
         mask: Whether a pixel is crack, shape (H, W), bool. What touches its border is no hole.
 
@@ -113,16 +114,12 @@ def without_pinholes(mask: np.ndarray) -> np.ndarray:
     is_hole &= 3 * sizes <= 4 * _distances(mask).max()
     is_hole[0] = False  # the crack itself
     filled = mask.copy()
-    # Small ones first: they are in the way of a larger one's disc.
-    for hole in sorted(np.flatnonzero(is_hole), key=sizes.__getitem__):
-        size = int(sizes[hole])
-        # The disc's centre is up to the hole's size away from it, and its edge twice as far from that.
-        upper, start = max(int(top[hole]) - 3 * size, 0), max(int(left[hole]) - 3 * size, 0)
-        window = np.s_[upper : top[hole] + height[hole] + 3 * size, start : left[hole] + width[hole] + 3 * size]
-        pixels = labels[window] == hole
-        centres = cv2.dilate(pixels.view(np.uint8), np.ones((2 * size + 1, 2 * size + 1), np.uint8)) > 0
-        if _distances(filled[window] | pixels)[centres].max() >= 2 * size:
-            filled[window] |= pixels
+    # Holes are in the way of each other's discs, small ones the least: once some are filled, others may follow.
+    tried: list[int] = []
+    open_holes = sorted(np.flatnonzero(is_hole).tolist(), key=sizes.__getitem__)
+    while open_holes != tried:
+        tried = open_holes
+        open_holes = [hole for hole in tried if not _fill(filled, labels, hole, statistics[hole].tolist())]
     return mask if filled.all() else filled
 
 
@@ -174,7 +171,24 @@ def _widths_in(block: np.ndarray) -> np.ndarray:
     left, top, width, height = cv2.boundingRect(block.view(np.uint8))
     region = block[max(top - 1, 0) : top + height + 1, max(left - 1, 0) : left + width + 1]
     # Without any background, the border ends the crack.
-    return centreline(np.pad(region, 1) if region.all() else region)[1]
+    return centreline(np.pad(region, 1) if region.all() else without_pinholes(region))[1]
+
+
+def _fill(filled: np.ndarray, labels: np.ndarray, hole: int, statistics: Sequence[int]) -> bool:
+    """Fill a hole in place if the disc fits, and say whether it does; arguments are OpenCV's connected components."""
+    left, top, width, height, _ = statistics
+    size = max(width, height)
+    # The disc's centre is up to the hole's size away from it, and its edge twice as far from that.
+    window = np.s_[
+        max(top - 3 * size, 0) : top + height + 3 * size,
+        max(left - 3 * size, 0) : left + width + 3 * size,
+    ]
+    pixels = labels[window] == hole
+    centres = cv2.dilate(pixels.view(np.uint8), np.ones((2 * size + 1, 2 * size + 1), np.uint8)) > 0
+    fits = bool(_distances(filled[window] | pixels)[centres].max() >= 2 * size)
+    if fits:
+        filled[window] |= pixels
+    return fits
 
 
 def _distances(mask: np.ndarray) -> np.ndarray:

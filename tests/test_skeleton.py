@@ -5,7 +5,7 @@ import pytest
 from skimage.draw import polygon2mask
 
 from crack_plugin.evaluation.geometry import measure_cracks
-from crack_plugin.skeleton import crack_widths
+from crack_plugin.skeleton import crack_widths, without_pinholes
 
 
 def slanted(width: float) -> np.ndarray:
@@ -71,6 +71,9 @@ def test_many_holes_one_beside_the_other():
     porous = measure_cracks(mask)
     assert porous.length == pytest.approx(solid.length, rel=0.02)
     assert porous.mean_width == pytest.approx(solid.mean_width, rel=0.02)
+    assert crack_widths(mask).max() == porous.max_width
+    filled = without_pinholes(mask)
+    np.testing.assert_array_equal(without_pinholes(filled), filled)
 
 
 def test_larger_holes_part_two_branches():

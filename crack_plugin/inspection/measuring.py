@@ -145,7 +145,7 @@ def _centreline_in(crack: Crack, box: Box, shape: tuple[int, int], margin: int) 
     if mask.all():
         # Nothing else ends this crack than the window does.
         mask, window = np.pad(mask, 1), Box(window.top - 1, window.left - 1, window.bottom + 1, window.right + 1)
-    skeleton, widths = centreline(mask)
+    skeleton, widths = centreline(without_pinholes(mask))
     return Skeleton(skeleton.pixels + window[:2], skeleton.edges), widths
 
 
